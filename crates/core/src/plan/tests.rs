@@ -1,0 +1,294 @@
+use super::*;
+use crate::config_hash::service_hash;
+use crate::observation::{Image, Network};
+
+/// The reference stack in small: code carriers, php-fpm and nginx on their volumes, a WebSocket server, Redis.
+const STACK: &str = r#"{"name":"docker","services":{
+  "applications":{"image":"apps:1","container_name":"applications","networks":{"default":null}},
+  "php-fpm":{"image":"php:1","expose":["9000"],"volumes_from":["applications"],"networks":{"default":null},
+     "depends_on":{"applications":{"condition":"service_started"}}},
+  "nginx":{"image":"nginx:1","container_name":"nginx","volumes_from":["php-fpm"],"networks":{"default":null},
+     "depends_on":{"php-fpm":{"condition":"service_started"},"websocket":{"condition":"service_started"}},
+     "ports":[{"target":80,"published":"80","protocol":"tcp"},{"target":443,"published":"443","protocol":"tcp"}]},
+  "websocket":{"image":"ws:1","networks":{"default":null},"depends_on":{"redis":{"condition":"service_started"}},
+     "ports":[{"target":9000,"published":"9001","protocol":"tcp"}]},
+  "redis":{"image":"redis:1","networks":{"default":null},"volumes":[{"type":"volume","source":"data","target":"/data"}],
+     "ports":[{"target":6379,"published":"6379","protocol":"tcp"}]}},
+ "networks":{"default":{"name":"docker_default"}},"volumes":{"data":{"name":"docker_data"}},
+ "x-handover":{"services":{"applications":{"volumes":"renew"}}}}"#;
+
+fn parse(json: &str) -> Project {
+    Project::parse(json, "", '-').expect("the project parses")
+}
+
+/// An engine on which the project runs exactly as wanted.
+fn settled(project: &Project) -> Observation {
+    let mut observed = Observation { architecture: "amd64".into(), ..Default::default() };
+    for network in project.networks.values() {
+        let known = Network { id: format!("net-{}", network.name), ..Default::default() };
+        observed.networks.insert(network.name.clone(), known);
+    }
+    observed.volumes.extend(project.volumes.values().map(|volume| volume.name.clone()));
+    for service in project.services.values() {
+        let image =
+            Image { id: format!("sha256:{}", service.image), architecture: "amd64".into(), ..Default::default() };
+        observed.images.insert(service.image.clone(), image);
+    }
+    let ids: BTreeMap<String, String> =
+        project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
+    for service in project.services.values() {
+        for number in 1..=service.replicas {
+            observed.containers.push(container(project, service, number, &ids));
+        }
+    }
+    observed
+}
+
+fn container(project: &Project, service: &Service, number: u32, ids: &BTreeMap<String, String>) -> Container {
+    let networks = service.networks.iter().map(|key| {
+        let name = project.networks[key].name.clone();
+        let network_id = format!("net-{name}");
+        (name, crate::observation::Endpoint { network_id, ..Default::default() })
+    });
+    let mounts = service.mounts.iter().filter_map(|mount| {
+        let volume = project.volumes.get(mount.source.as_ref()?)?.name.clone();
+        Some(crate::observation::ContainerMount { kind: "volume".into(), volume, target: mount.target.clone() })
+    });
+    Container {
+        id: ids[&service.name].clone(),
+        name: format!("{}-{}-{number}", project.name, service.name),
+        project: project.name.clone(),
+        service: service.name.clone(),
+        number,
+        running: true,
+        state: "running".into(),
+        config_hash: service_hash(&service.raw, ids, false).unwrap(),
+        image_id: format!("sha256:{}", service.image),
+        networks: networks.collect(),
+        mounts: mounts.collect(),
+        ..Default::default()
+    }
+}
+
+fn actions(plan: &Plan) -> Vec<(&str, Action)> {
+    plan.services.iter().map(|planned| (planned.service.as_str(), planned.action)).collect()
+}
+
+fn new_image(observed: &mut Observation, image: &str) {
+    observed.images.get_mut(image).unwrap().id = "sha256:new".into();
+}
+
+fn carries(observed: &mut Observation, image: &str, path: &str) {
+    observed.images.get_mut(image).unwrap().volumes.insert(path.into());
+}
+
+#[test]
+fn what_runs_as_wanted_is_kept() {
+    let project = parse(STACK);
+    let plan = plan(&project, &settled(&project), &Request::default());
+    assert!(plan.is_empty(), "{:?}", plan.services);
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.standin, None);
+}
+
+#[test]
+fn new_code_gives_a_stand_in_for_all_that_serves_it_and_leaves_the_stores_alone() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    for image in ["apps:1", "php:1", "ws:1"] {
+        new_image(&mut observed, image);
+    }
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(
+        actions(&plan),
+        [
+            ("applications", Action::StandIn),
+            ("nginx", Action::StandIn),
+            ("php-fpm", Action::StandIn),
+            ("redis", Action::Keep),
+            ("websocket", Action::StandIn)
+        ]
+    );
+    let standin = plan.standin.expect("a stand-in");
+    assert_eq!(standin.tiers, [vec!["nginx", "websocket"], vec!["php-fpm"], vec!["applications"]]);
+    assert_eq!(standin.ports.len(), 3);
+    assert_eq!(plan.renew, [Renewal { service: "applications".into(), volumes: vec![] }]);
+}
+
+#[test]
+fn an_image_that_declares_a_volume_is_not_doubled_without_a_word() {
+    let project = parse(&STACK.replace(r#""volumes":"renew""#, r#""fronts":[]"#));
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    new_image(&mut observed, "apps:1");
+    let refusals = plan(&project, &observed, &Request::default()).refusals;
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0].service.as_deref(), Some("applications"));
+    assert!(refusals[0].hint.contains("applications: { volumes: renew }"), "{}", refusals[0].hint);
+}
+
+#[test]
+fn a_store_that_changes_is_refused_until_the_user_says_share_or_own() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "redis:1");
+    let refused = plan(&project, &observed, &Request::default());
+    assert_eq!(refused.refusals[0].service.as_deref(), Some("redis"));
+    assert!(refused.refusals[0].why.contains("volume data at /data"));
+
+    let own = STACK.replace(r#""x-handover":{"services":{"#, r#""x-handover":{"services":{"redis":{"volumes":"own"},"#);
+    let project = parse(&own);
+    let still_refused = plan(&project, &observed, &Request::default());
+    assert_eq!(still_refused.refusals[0].what, "its restart would interrupt whoever uses it");
+    let allowed = plan(&project, &observed, &Request { allow_interruption: true, ..Default::default() });
+    assert_eq!(allowed.refusals, []);
+    assert_eq!(actions(&allowed)[3], ("redis", Action::InPlace));
+    assert_eq!(allowed.standin, None, "what only uses the store is left alone");
+
+    let share = own.replace("own", "share");
+    let project = parse(&share);
+    let shared = plan(&project, &observed, &Request::default());
+    assert_eq!(shared.refusals, []);
+    assert!(shared.standin.unwrap().document["services"].get("standin-redis").is_some());
+}
+
+#[test]
+fn the_first_deploy_is_composes_own() {
+    let project = parse(STACK);
+    let plan = plan(&project, &Observation { architecture: "amd64".into(), ..Default::default() }, &Request::default());
+    assert!(plan.services.iter().all(|planned| planned.action == Action::Create));
+    assert_eq!(plan.standin, None);
+    assert_eq!(plan.refusals, []);
+}
+
+const BEHIND_CADDY: &str = r#"{"name":"p","services":{
+  "caddy":{"image":"caddy","networks":{"default":null},"ports":[{"target":80,"published":"8080"}]},
+  "app":{"image":"app","networks":{"default":null}},
+  "other":{"image":"other","networks":{"back":null}}},
+  "networks":{"default":{"name":"p_default"},"back":{"name":"p_back"}}}"#;
+
+#[test]
+fn a_service_that_a_router_finds_by_name_is_taken_to_be_fronted_and_the_plan_says_so() {
+    let project = parse(BEHIND_CADDY);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "app");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(actions(&plan), [("app", Action::StandIn), ("caddy", Action::StandIn), ("other", Action::Keep)]);
+    assert_eq!(plan.services[1].reason, "unchanged, but it passes requests to app");
+    assert!(plan.notes[0].contains("taken to be fronted by caddy"), "{:?}", plan.notes);
+}
+
+#[test]
+fn a_worker_on_another_network_is_left_to_compose() {
+    let project = parse(BEHIND_CADDY);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "other");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(actions(&plan)[2], ("other", Action::Recreate));
+    assert_eq!(plan.standin, None);
+}
+
+#[test]
+fn an_announced_service_never_gets_a_stand_in() {
+    let project =
+        parse(&BEHIND_CADDY.replace(r#""image":"app""#, r#""image":"app","labels":{"traefik.enable":"true"}"#));
+    let mut observed = settled(&project);
+    new_image(&mut observed, "app");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(actions(&plan)[0], ("app", Action::InPlace));
+    assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
+    assert_eq!(plan.standin, None);
+}
+
+#[test]
+fn host_network_and_stop_first_are_restarted_in_place_with_consent() {
+    for field in [r#""network_mode":"host""#, r#""deploy":{"update_config":{"order":"stop-first"}}"#] {
+        let json = format!(
+            r#"{{"name":"p","services":{{"web":{{"image":"w",{field},"ports":[{{"target":80,"published":"80"}}]}}}}}}"#
+        );
+        let project = parse(&json);
+        let mut observed = settled(&project);
+        new_image(&mut observed, "w");
+        let plan = plan(&project, &observed, &Request::default());
+        assert_eq!(actions(&plan), [("web", Action::InPlace)], "{field}");
+        assert_eq!(plan.refusals.len(), 1, "{field}");
+    }
+}
+
+#[test]
+fn an_unknown_service_is_answered_with_the_nearest() {
+    let project = parse(STACK);
+    let request = Request { services: vec!["ngnix".into()], ..Default::default() };
+    let plan = plan(&project, &settled(&project), &request);
+    assert_eq!(plan.refusals[0].kind, RefusalKind::Project);
+    assert_eq!(plan.refusals[0].hint, "did you mean `nginx`?");
+}
+
+#[test]
+fn only_the_services_asked_for_and_what_they_depend_on_are_planned() {
+    let project = parse(STACK);
+    let request = Request { services: vec!["websocket".into()], ..Default::default() };
+    let plan = plan(&project, &settled(&project), &request);
+    assert_eq!(actions(&plan), [("redis", Action::Keep), ("websocket", Action::Keep)]);
+}
+
+#[test]
+fn a_new_store_that_the_stand_in_uses_is_made_first() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    observed.containers.retain(|container| container.service != "redis");
+    new_image(&mut observed, "ws:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.create_first, ["redis"]);
+    assert!(plan.standin.unwrap().document["services"].get("standin-redis").is_none());
+}
+
+#[test]
+fn a_changed_network_is_refused_before_anything_moves() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    observed.networks.get_mut("docker_default").unwrap().config_hash = Some("another".into());
+    new_image(&mut observed, "ws:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert!(plan.refusals[0].what.contains("docker_default"), "{:?}", plan.refusals);
+}
+
+#[test]
+fn orphans_are_named_only_when_asked_for() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    observed.containers.push(Container { name: "docker-old-1".into(), service: "old".into(), ..Default::default() });
+    assert!(plan(&project, &observed, &Request::default()).is_empty());
+    let removing = plan(&project, &observed, &Request { remove_orphans: true, ..Default::default() });
+    assert_eq!(removing.remove_orphans, ["docker-old-1"]);
+    assert!(!removing.is_empty());
+}
+
+#[test]
+fn what_compose_restarts_together_with_a_changed_service_is_in_the_plan() {
+    let project = parse(
+        r#"{"name":"p","services":{
+          "app":{"image":"app","networks":{"back":null}},
+          "worker":{"image":"worker","networks":{"back":null},"links":["app"],
+            "depends_on":{"app":{"condition":"service_started","restart":true,"required":true}}}},
+          "networks":{"back":{"name":"p_back"}}}"#,
+    );
+    let mut observed = settled(&project);
+    new_image(&mut observed, "app");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(actions(&plan), [("app", Action::Recreate), ("worker", Action::Recreate)]);
+    assert!(plan.services[1].reason.starts_with("Compose restarts it together with app"));
+}
+
+#[test]
+fn containers_that_compose_would_recreate_unasked_are_found() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "ws:1");
+    let plan = plan(&project, &observed, &Request::default());
+    let recreated = ["docker-websocket-1".to_owned(), "docker-redis-1".to_owned(), "docker-new-1".to_owned()];
+    assert_eq!(plan.not_named(&recreated, &observed), ["docker-redis-1"]);
+}

@@ -1,0 +1,138 @@
+//! What can be refused before anything moves: images that cannot run here, names and ports that others hold, a kernel that
+//! cannot lead ports.
+
+use std::net::IpAddr;
+
+use crate::observation::{Binding, Observation};
+use crate::plan::{Action, Plan, Refusal, RefusalKind};
+use crate::project::{Port, Project};
+use crate::switch::Protocol;
+
+/// What the session helper found out about the engine's host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Sockets that listen or are bound on the host.
+    pub listeners: Vec<Listener>,
+    /// Why the kernel or the engine cannot lead ports to a stand-in; `None` when it can.
+    pub cannot_lead_ports: Option<String>,
+}
+
+/// A socket on the host that others can connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Address; `None` is every address.
+    pub address: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+}
+
+/// Refusals that need no look at the host.
+pub fn project_refusals(project: &Project, plan: &Plan, observed: &Observation) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    for service in moving_services(project, plan) {
+        let image = observed.images.get(&service.image);
+        if let Some(image) =
+            image.filter(|image| service.platform.is_none() && image.architecture != observed.architecture)
+        {
+            refusals.push(Refusal {
+                kind: RefusalKind::Image,
+                service: Some(service.name.clone()),
+                what: format!("image {} is built for {}", service.image, image.architecture),
+                why: format!("the engine's host is {}", observed.architecture),
+                hint: format!(
+                    "build or pull it for {}; or write `platform:` for the service if the host emulates the other",
+                    observed.architecture
+                ),
+            });
+        }
+        let wanted = service.container_name.as_deref();
+        if let Some(other) = observed.foreign.iter().find(|other| Some(other.name.as_str()) == wanted) {
+            refusals.push(Refusal {
+                kind: RefusalKind::Host,
+                service: Some(service.name.clone()),
+                what: format!("the container name {} is taken", other.name),
+                why: format!("container {} has it{}", other.name, of_project(&other.project)),
+                hint: "remove or rename that container, or choose another container_name".to_owned(),
+            });
+        }
+        for port in service.fixed_ports() {
+            let holder = observed.foreign.iter().find(|other| other.ports.iter().any(|held| overlaps(held, port)));
+            if let Some(other) = holder {
+                refusals.push(taken(
+                    &service.name,
+                    port,
+                    &format!("container {}{}", other.name, of_project(&other.project)),
+                ));
+            }
+        }
+    }
+    refusals
+}
+
+/// Refusals that come from the host.
+pub fn host_refusals(project: &Project, plan: &Plan, observed: &Observation, host: &HostFacts) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    if let Some(why) = host.cannot_lead_ports.as_ref().filter(|_| plan.standin.is_some()) {
+        refusals.push(Refusal {
+            kind: RefusalKind::Host,
+            service: None,
+            what: "published ports cannot be led to a stand-in here".to_owned(),
+            why: why.clone(),
+            hint: "docker compose up -d still works, with its interruption; what handover needs is in its README under Limits"
+                .to_owned(),
+        });
+    }
+    for service in moving_services(project, plan) {
+        for port in service.fixed_ports() {
+            let held_by_container = |binding: &Binding| overlaps(binding, port);
+            let ours = observed.containers.iter().flat_map(|container| &container.ports).any(held_by_container);
+            let foreign = observed.foreign.iter().flat_map(|container| &container.ports).any(held_by_container);
+            let listens = host.listeners.iter().any(|listener| {
+                listener.protocol == port.protocol
+                    && Some(listener.port) == port.published
+                    && addresses_meet(listener.address, port.host_ip)
+            });
+            if listens && !ours && !foreign {
+                refusals.push(taken(&service.name, port, "a process on the host, not a container,"));
+            }
+        }
+    }
+    refusals
+}
+
+fn moving_services<'a>(project: &'a Project, plan: &'a Plan) -> impl Iterator<Item = &'a crate::project::Service> {
+    plan.services
+        .iter()
+        .filter(|planned| planned.action != Action::Keep)
+        .filter_map(|planned| project.services.get(&planned.service))
+}
+
+fn taken(service: &str, port: &Port, holder: &str) -> Refusal {
+    let number = port.published.unwrap_or_default();
+    let protocol = if port.protocol == Protocol::Udp { "udp" } else { "tcp" };
+    Refusal {
+        kind: RefusalKind::Host,
+        service: Some(service.to_owned()),
+        what: format!("port {number}/{protocol} is taken"),
+        why: format!("{holder} listens on it"),
+        hint: "stop that, or publish another port".to_owned(),
+    }
+}
+
+fn of_project(project: &str) -> String {
+    if project.is_empty() { String::new() } else { format!(" of project {project}") }
+}
+
+fn overlaps(held: &Binding, port: &Port) -> bool {
+    held.protocol == port.protocol
+        && Some(held.published) == port.published
+        && addresses_meet(held.host_ip, port.host_ip)
+}
+
+/// Whether a socket on one address keeps another from being bound; `None` is every address.
+fn addresses_meet(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
+    let every = |address: Option<IpAddr>| address.is_none_or(|address| address.is_unspecified());
+    every(a) || every(b) || a == b
+}

@@ -1,0 +1,121 @@
+//! Draining: nothing new reaches a container any more, and what is under way may end.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use handover_core::project::{Port, Project};
+use handover_core::switch::Protocol;
+use handover_host::protocol::{Drain, DrainReport, SessionOp, UdpFlows};
+use serde_json::Value;
+
+use crate::engine::Inspected;
+use crate::event::{DrainSummary, Event, Events};
+use crate::failure::Result;
+use crate::helper::{Helper, UnderWay};
+
+/// Drains of several containers. They listen from the beginning, so that they know what each connection is doing, and close
+/// nothing before [`Drains::finish`].
+pub(crate) struct Drains {
+    under_way: Vec<(String, UnderWay)>,
+}
+
+impl Drains {
+    /// Begins to listen to the TCP connections of entry containers.
+    pub(crate) fn listen(
+        session: &Helper,
+        project: &Project,
+        containers: &[(String, Inspected)],
+        deadline: Duration,
+    ) -> Result<Self> {
+        let mut under_way = Vec::new();
+        for (service, container) in containers {
+            let Some(service) = project.services.get(service) else {
+                continue;
+            };
+            let ports = service.served_ports().into_iter();
+            let ports: Vec<u16> =
+                ports.filter(|(_, protocol)| *protocol == Protocol::Tcp).map(|(port, _)| port).collect();
+            if ports.is_empty() || container.sandbox.is_empty() {
+                continue;
+            }
+            let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+            let drain = Drain { hold: true, ..Drain::new(container.sandbox.clone().into(), ports, deadline_ms) };
+            under_way.push((container.name.clone(), session.begin(SessionOp::Drain(drain))?));
+        }
+        Ok(Self { under_way })
+    }
+
+    /// Closes connections as they are idle and waits for the others, until none is left or the deadline comes.
+    pub(crate) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
+        for (_, drain) in &self.under_way {
+            let _: Value = session.ask(SessionOp::Proceed { request: drain.id }).await?;
+        }
+        let _waiting = events.waiting();
+        let reports = join_all(
+            self.under_way
+                .into_iter()
+                .map(|(container, drain)| async { (container, drain.answer::<DrainReport>().await) }),
+        )
+        .await;
+        let mut sum = DrainSummary::default();
+        for (container, report) in reports {
+            let report = summary(&report?);
+            sum.closed_idle += report.closed_idle;
+            sum.ended += report.ended;
+            sum.cut.extend(report.cut.iter().cloned());
+            events.emit(Event::Drained { container, report });
+        }
+        Ok(sum)
+    }
+
+    /// By which [`Drains::give_up`] knows them.
+    pub(crate) fn requests(&self) -> Vec<u64> {
+        self.under_way.iter().map(|(_, drain)| drain.id).collect()
+    }
+
+    /// Ends drains that [`Drains::finish`] has not ended; nothing more is closed.
+    pub(crate) fn give_up(session: &Helper, requests: &[u64]) {
+        requests.iter().for_each(|request| session.cancel(*request));
+    }
+}
+
+/// The UDP flows of fixed ports that lead to these containers, straight or through the engine's userland proxy.
+pub(crate) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspected)]) -> Vec<UdpFlows> {
+    let mut flows = Vec::new();
+    for (service, port) in ports.iter().filter(|(_, port)| port.protocol == Protocol::Udp) {
+        let target = format!("{}/udp", port.target);
+        for (_, container) in containers.iter().filter(|(name, _)| name == service) {
+            let published = port.published;
+            let addresses = container.networks.iter().filter_map(|(_, endpoint)| endpoint.address);
+            flows.extend(addresses.map(|address| UdpFlows {
+                published,
+                answers_from: Some(IpAddr::V4(address)),
+                answers_from_port: None,
+            }));
+            let bindings = container.ports.iter().filter(|(inside, ..)| *inside == target);
+            flows.extend(bindings.map(|(.., host_port)| UdpFlows {
+                published,
+                answers_from: None,
+                answers_from_port: Some(*host_port),
+            }));
+        }
+    }
+    flows
+}
+
+/// Lets the next packet of UDP flows be led anew; connection tracking would go on sending them where they went.
+pub(crate) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<()> {
+    if !flows.is_empty() {
+        let _: Value = session.ask(SessionOp::ForgetUdp { flows: flows.to_vec() }).await?;
+    }
+    Ok(())
+}
+
+fn summary(report: &DrainReport) -> DrainSummary {
+    DrainSummary {
+        closed_idle: report.closed_idle as u64,
+        ended: report.ended_by_themselves as u64,
+        cut: report.left.iter().map(|left| format!("{} ({:?})", left.peer, left.activity)).collect(),
+    }
+}

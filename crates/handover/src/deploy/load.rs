@@ -1,0 +1,57 @@
+//! Load: Compose resolves the project, the engine answers, both side by side.
+
+use handover_core::project::{Project, ProjectError};
+
+use crate::cli::ProjectArgs;
+use crate::compose::Compose;
+use crate::engine::Engine;
+use crate::event::Events;
+use crate::failure::{Exit, Failure, Result};
+
+/// Loads the project and connects to the engine.
+pub(crate) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<(Project, Engine)> {
+    let _waiting = events.waiting();
+    let (version, config, hashes, engine) =
+        tokio::join!(compose.version(), compose.config(), compose.hashes(), Engine::connect(args, events.clone()));
+    version?;
+    let json = config?;
+    let project = Project::parse(&json, &hashes?, separator(args)).map_err(|error| match error {
+        ProjectError::Settings(wrong) => {
+            let hint = wrong.hint.clone();
+            Failure::new(Exit::Project, wrong.to_string()).hint(hint)
+        }
+        other => Failure::new(Exit::Project, other.to_string()),
+    })?;
+    Ok((project, engine?))
+}
+
+/// What Compose puts between project, service and number in names: `_` if `COMPOSE_COMPATIBILITY` says so, in the environment
+/// or, as Compose reads it, in an environment file.
+fn separator(args: &ProjectArgs) -> char {
+    let value = std::env::var("COMPOSE_COMPATIBILITY").ok().or_else(|| {
+        let default =
+            args.project_directory.as_ref().map_or_else(|| ".env".into(), |directory| format!("{directory}/.env"));
+        let files = if args.env_files.is_empty() { vec![default] } else { args.env_files.clone() };
+        let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        texts.filter_map(|text| compatibility_line(&text)).next_back()
+    });
+    let compatible =
+        value.is_some_and(|value| matches!(value.to_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes"));
+    if compatible { '_' } else { '-' }
+}
+
+fn compatibility_line(text: &str) -> Option<String> {
+    let value = text.lines().filter_map(|line| line.trim().strip_prefix("COMPOSE_COMPATIBILITY=")).next_back()?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compatibility_is_found_among_other_lines() {
+        assert_eq!(compatibility_line("A=1\nCOMPOSE_COMPATIBILITY=\"true\"\n").as_deref(), Some("true"));
+        assert_eq!(compatibility_line("A=1"), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! A deploy. [`up`] reads like the runbook; each stage has a file of its own.
+
+mod cutover;
+mod drain;
+mod gate;
+mod images;
+mod load;
+mod lock;
+mod preflight;
+mod settle;
+mod standin;
+mod steps;
+
+use handover_core::observation::Observation;
+use handover_core::plan::{Plan, Request, plan as make_plan, selected_services};
+use handover_core::project::Project;
+
+use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
+use crate::compose::Compose;
+use crate::engine::Engine;
+use crate::event::{Event, Events, Proof, Step};
+use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupt;
+use lock::Lock;
+use steps::Deploy;
+
+/// Failures of a deploy: what is refused is refused all at once.
+type Outcome<T> = Result<T, Vec<Failure>>;
+
+/// Makes a plan and changes nothing.
+pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
+    let compose = Compose::new(project_args.clone());
+    let (project, engine) = load::load(&compose, &project_args, events).await.map_err(one)?;
+    let observed = observe(&compose, &engine, &project, args.remove_orphans).await?;
+    Ok(make_plan(&project, &observed, &request(args)))
+}
+
+/// `docker compose up -d`, and no client notices.
+///
+/// May be repeated at any time: it finishes what an earlier run left half-way, and does nothing where nothing is to be done.
+/// Until cutover a failure leaves everything as it was; after it traffic flows through the stand-in until the real containers
+/// are ready.
+pub(crate) async fn up(
+    project_args: ProjectArgs,
+    args: &UpArgs,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Outcome<()> {
+    let begun = tokio::select! {
+        begun = begin(project_args, args, events) => begun?,
+        () = interrupt.asked() => return Err(vec![Failure::new(Exit::Interrupted, "interrupted before anything was done")]),
+    };
+    let Some((deploy, lock, observed)) = begun else {
+        events.emit(Event::NothingToDo);
+        return Ok(());
+    };
+    let engine = deploy.engine.clone();
+    let outcome = deploy_locked(&deploy, observed, &request(&args.plan), lock.waited, interrupt).await;
+    drop(deploy);
+    lock.release(&engine).await;
+    let mut proof = outcome?;
+    proof.done = events.elapsed();
+    proof.own = events.own_time();
+    events.emit(Event::Proof(Box::new(proof)));
+    Ok(())
+}
+
+/// Everything before the lock is held, and taking it; `None` if there is nothing to do. May be given up at any time.
+async fn begin(
+    project_args: ProjectArgs,
+    args: &UpArgs,
+    events: &Events,
+) -> Outcome<Option<(Deploy, Lock, Observation)>> {
+    let compose = Compose::new(project_args.clone());
+    let loading = load::load(&compose, &project_args, events);
+    let (project, engine) = events.step(Step::Load, loading).await.map_err(one)?;
+    let request = request(&args.plan);
+    let selected = selected_services(&project, &request.services).map_err(|refusal| vec![Failure::from(&refusal)])?;
+
+    let observing = observe(&compose, &engine, &project, request.remove_orphans);
+    let mut observed = events.step(Step::Observe, observing).await?;
+    if images::make_available(&compose, &project, &observed, &selected, args, events).await.map_err(one)? {
+        observed = observe(&compose, &engine, &project, request.remove_orphans).await?;
+    }
+    images::refuse_missing(&project, &observed, &selected).map_err(one)?;
+    let first = planned(&project, &observed, &request)?;
+    if first.is_empty() && !left_by_earlier_run(&observed) {
+        return Ok(None);
+    }
+    let locking = async {
+        let image = engine.helper_image().await?;
+        let lock = lock::acquire(&engine, &project.name, &image, args.lock_wait, events).await?;
+        Ok((image, lock))
+    };
+    let (image, lock) = events.step(Step::Lock, locking).await.map_err(one)?;
+    let session = lock.session.clone();
+    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args: args.clone(), image };
+    Ok(Some((deploy, lock, observed)))
+}
+
+/// The part of a deploy that only one at a time may do.
+async fn deploy_locked(
+    deploy: &Deploy,
+    mut observed: Observation,
+    request: &Request,
+    waited: bool,
+    interrupt: &Interrupt,
+) -> Outcome<Proof> {
+    let events = &deploy.events;
+    if waited || left_by_earlier_run(&observed) {
+        observed = deploy.observe().await?;
+    }
+    if left_by_earlier_run(&observed) {
+        deploy.finish_earlier_run(&observed).await.map_err(one)?;
+        observed = deploy.observe().await?;
+    }
+    let plan = planned(&deploy.project, &observed, request)?;
+    events.emit(Event::Planned(Box::new(plan.clone())));
+    let host =
+        events.step(Step::Preflight, preflight::check(&deploy.project, &plan, &observed, &deploy.session)).await?;
+    if plan.standin.is_some() && !host.input_dropped_by.is_empty() {
+        events.emit(Event::Note(format!(
+            "a firewall drops by default what comes in to the host ({}): clients over IPv6 and containers that call the host's \
+             address reach the stand-in by an ephemeral port, and may wait until the deploy is done",
+            host.input_dropped_by.join(", ")
+        )));
+    }
+    let mut proof = match &plan.standin {
+        _ if plan.is_empty() => Proof::default(),
+        Some(standin) => deploy.hand_over(&plan, standin, &observed, &host, interrupt).await.map_err(one)?,
+        None => deploy.settle_without_standin(&plan, &observed).await.map_err(one)?,
+    };
+    let settled = deploy.observe().await?;
+    let again = Request { force_recreate: false, ..request.clone() };
+    proof.differs = differences(&make_plan(&deploy.project, &settled, &again));
+    Ok(proof)
+}
+
+fn planned(project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
+    let plan = make_plan(project, observed, request);
+    if plan.refusals.is_empty() { Ok(plan) } else { Err(Failure::refused(&plan.refusals)) }
+}
+
+fn request(args: &PlanArgs) -> Request {
+    Request {
+        services: args.services.clone(),
+        force_recreate: args.force_recreate,
+        remove_orphans: args.remove_orphans,
+        allow_interruption: args.allow_interruption,
+    }
+}
+
+/// Looks at the engine. Where orphans are to be removed, containers of services that a profile hides are not among them, as
+/// for Compose.
+async fn observe(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
+    let mut observed = engine.observe(project).await.map_err(one)?;
+    if orphans && observed.orphans(project).next().is_some() {
+        let hidden = compose.all_services().await.map_err(one)?;
+        observed.containers.retain(|container| {
+            project.services.contains_key(&container.service) || !hidden.contains(&container.service)
+        });
+    }
+    Ok(observed)
+}
+
+/// Whether an earlier run ended half-way: its stand-in or its guard is still there.
+fn left_by_earlier_run(observed: &Observation) -> bool {
+    observed.guard.is_some() || !observed.standin.is_empty()
+}
+
+/// What Compose would still change; nothing, after a deploy that went well.
+fn differences(plan: &Plan) -> Vec<String> {
+    plan.services
+        .iter()
+        .filter(|planned| planned.action != handover_core::plan::Action::Keep)
+        .map(|planned| format!("{}: {}", planned.service, planned.reason))
+        .collect()
+}
+
+fn one(failure: Failure) -> Vec<Failure> {
+    vec![failure]
+}

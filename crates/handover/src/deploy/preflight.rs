@@ -1,0 +1,63 @@
+//! Preflight: everything that can be refused is refused before anything moves.
+
+use handover_core::observation::Observation;
+use handover_core::plan::Plan;
+use handover_core::preflight::{HostFacts, Listener, host_refusals, project_refusals};
+use handover_core::project::Project;
+use handover_core::switch::Protocol;
+use handover_host::protocol::{Listeners, SessionOp, Support};
+
+use crate::failure::{Failure, Result};
+use crate::helper::Helper;
+
+/// What later stages need to know of the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// Whether the engine's userland proxy listens at published ports.
+    pub(crate) userland_proxy: bool,
+    /// Firewalls that drop by default what comes in to the host.
+    pub(crate) input_dropped_by: Vec<String>,
+}
+
+/// Checks the plan against the host; all refusals at once.
+pub(crate) async fn check(
+    project: &Project,
+    plan: &Plan,
+    observed: &Observation,
+    session: &Helper,
+) -> std::result::Result<Host, Vec<Failure>> {
+    let (support, listeners) = ask_host(session).await.map_err(|failure| vec![failure])?;
+    let listeners: Vec<Listener> = listeners
+        .listeners
+        .into_iter()
+        .map(|found| Listener {
+            protocol: found.protocol,
+            address: Some(found.address).filter(|address| !address.is_unspecified()),
+            port: found.port,
+        })
+        .collect();
+    let missing = [support.lead_ports, support.read_sockets, support.close_sockets, support.read_packets]
+        .into_iter()
+        .find(|check| !check.works);
+    let facts = HostFacts {
+        cannot_lead_ports: missing.map(|check| check.why_not.unwrap_or_else(|| "the kernel refuses it".to_owned())),
+        listeners,
+    };
+    let mut refusals = project_refusals(project, plan, observed);
+    refusals.extend(host_refusals(project, plan, observed, &facts));
+    if !refusals.is_empty() {
+        return Err(Failure::refused(&refusals));
+    }
+    let published = observed.containers.iter().flat_map(|container| &container.ports);
+    let userland_proxy = published.filter(|binding| binding.protocol == Protocol::Tcp).all(|binding| {
+        facts.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp && listener.port == binding.published)
+    });
+    Ok(Host { userland_proxy, input_dropped_by: support.input_dropped_by })
+}
+
+async fn ask_host(session: &Helper) -> Result<(Support, Listeners)> {
+    tokio::try_join!(
+        session.ask::<_, Support>(SessionOp::Support { sandbox: None }),
+        session.ask::<_, Listeners>(SessionOp::Listeners),
+    )
+}

@@ -1,0 +1,456 @@
+//! The steps of a deploy with a stand-in, in order, and the ways back.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use handover_core::gate::State;
+use handover_core::observation::Observation;
+use handover_core::plan::{Plan, Renewal, Request, StandInPlan, plan};
+use handover_core::project::Project;
+use handover_core::standin::{project_name, service_name};
+use handover_core::switch::{PortLead, Protocol};
+
+use super::cutover::{Guard, port_table};
+use super::drain::{Drains, forget_udp, udp_flows};
+use super::gate::{ContainerEvents, Gate};
+use super::preflight::Host;
+use super::{Outcome, settle, standin};
+use crate::cli::UpArgs;
+use crate::compose::Compose;
+use crate::engine::{Engine, Inspected};
+use crate::event::{DrainSummary, Event, Events, Proof, Step};
+use crate::failure::{Exit, Failure, Result};
+use crate::helper::Helper;
+use crate::interrupt::Interrupt;
+
+const DEFAULT_GATE: Duration = Duration::from_secs(120);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+/// One deploy, with the lock taken.
+pub(super) struct Deploy {
+    pub(super) compose: Compose,
+    pub(super) engine: Engine,
+    /// The session helper. It is the lock, too.
+    pub(super) session: Helper,
+    pub(super) events: Events,
+    pub(super) project: Project,
+    pub(super) args: UpArgs,
+    /// Image of the guard.
+    pub(super) image: String,
+}
+
+/// The stand-in, ready to take over.
+struct Raised {
+    containers: Vec<Inspected>,
+    guard: Guard,
+}
+
+impl Deploy {
+    /// The road of the stand-in, from its start to its end.
+    pub(super) async fn hand_over(
+        &self,
+        plan: &Plan,
+        standin: &StandInPlan,
+        observed: &Observation,
+        host: &Host,
+        interrupt: &Interrupt,
+    ) -> Result<Proof> {
+        let mut changes: ContainerEvents = self.engine.container_events(&standin.project).boxed();
+        let old = self.entry_containers(standin, observed).await?;
+        let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
+
+        // Until here, and until cutover, the old version serves and is not touched.
+        let raised = match self.raise(plan, standin, observed, &mut changes, interrupt).await {
+            Ok(raised) => raised,
+            Err(failure) => {
+                Drains::give_up(&self.session, &drains.requests());
+                return Err(self.remove_standin_after(failure, standin, None).await);
+            }
+        };
+        let ids: Vec<String> = raised.containers.iter().map(|container| container.id.clone()).collect();
+        let cutover = self.events.step(Step::Cutover, self.cut_over(standin, &raised, observed, host)).await;
+        let leads = match cutover {
+            Ok(leads) => leads,
+            Err(failure) => {
+                Drains::give_up(&self.session, &drains.requests());
+                return Err(self.remove_standin_after(failure, standin, Some(raised.guard)).await);
+            }
+        };
+        self.events.emit(Event::Live);
+        let live = self.events.elapsed();
+
+        // The old containers are still warm: if the stand-in fails now, deleting the rules brings them back at once.
+        let gate = self.gate(observed);
+        let requests = drains.requests();
+        let watched = tokio::select! {
+            failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
+            watched = self.events.step(Step::Drain, self.drain_and_monitor(drains, standin, plan, observed)) => watched,
+        };
+        let mut proof = Proof { live: Some(live), ..Proof::default() };
+        match watched {
+            Ok(drained) => proof.drained.add(&drained),
+            Err(failure) => {
+                Drains::give_up(&self.session, &requests);
+                let back = self.cut_back(raised.guard, standin, &leads, &mut proof);
+                self.note_what_is_left(self.events.step(Step::Back, back).await);
+                return Err(failure);
+            }
+        }
+        if interrupt.is_asked() {
+            self.events.emit(Event::Note("traffic has moved already: the deploy goes on to its end".to_owned()));
+        }
+        // Nothing after this can go back; everything after this is invisible to clients, and is finished by the next run if
+        // this one ends.
+        let finished = async {
+            self.stop_old(standin, observed, &old).await?;
+            self.events.step(Step::Settle, settle::settle(&self.compose, plan, &self.args, &self.events)).await?;
+            let services: Vec<&str> = plan.settled_services().collect();
+            self.gate_real(&services, observed).await?;
+            self.cut_back(raised.guard, standin, &leads, &mut proof).await?;
+            settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
+            Ok(())
+        };
+        finished.await.map_err(unfinished)?;
+        Ok(proof)
+    }
+
+    /// The road without a stand-in: first deploys, workers, restarts in place.
+    pub(super) async fn settle_without_standin(&self, plan: &Plan, observed: &Observation) -> Result<Proof> {
+        self.events.step(Step::Settle, settle::settle(&self.compose, plan, &self.args, &self.events)).await?;
+        let services: Vec<&str> = plan.settled_services().collect();
+        self.gate_real(&services, observed).await?;
+        settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
+        Ok(Proof::default())
+    }
+
+    /// Goes on where a run ended that is gone: where its stand-in serves, the real containers are settled and traffic goes
+    /// back to them; where it does not serve yet, it is removed.
+    pub(super) async fn finish_earlier_run(&self, observed: &Observation) -> Result<()> {
+        let standin = self.standin_of_earlier_run(observed);
+        let guard = Guard::find(&self.engine, observed).await?;
+        let serves = match &guard {
+            Some(guard) => !guard.counters().await?.is_empty(),
+            None => false,
+        };
+        let Some(guard) = guard.filter(|_| serves) else {
+            self.events
+                .emit(Event::Resumed("an earlier run left a stand-in that does not serve; it is removed".to_owned()));
+            let entries = self.standin_entries(&standin).await?;
+            let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
+            self.events.step(Step::CleanUp, self.retire_standin(&standin, &entries, drains)).await?;
+            return match (Guard::find(&self.engine, observed).await?, &observed.guard) {
+                (Some(guard), _) => guard.remove(&self.engine).await,
+                (None, Some(stopped)) => self.engine.remove_all(std::slice::from_ref(&stopped.id)).await,
+                (None, None) => Ok(()),
+            };
+        };
+        self.events
+            .emit(Event::Resumed("the stand-in of an earlier run serves; its deploy is finished first".to_owned()));
+        let finished = async {
+            let services: Vec<String> = standin.tiers.iter().flatten().cloned().collect();
+            let old = self.entry_containers(&standin, observed).await?;
+            let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
+            self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
+            self.stop_old(&standin, observed, &old).await?;
+            let renewals: Vec<Renewal> = plan(&self.project, observed, &Request::default())
+                .renew
+                .into_iter()
+                .filter(|renewal| services.contains(&renewal.service))
+                .collect();
+            let settling = settle::settle_services(&self.compose, &services, &renewals, &self.events);
+            self.events.step(Step::Settle, settling).await?;
+            let names: Vec<&str> = services.iter().map(String::as_str).collect();
+            self.gate_real(&names, observed).await?;
+            self.cut_back(guard, &standin, &[], &mut Proof::default()).await?;
+            settle::remove_renewed_volumes(&self.engine, &renewals).await;
+            Ok(())
+        };
+        finished.await.map_err(unfinished)
+    }
+
+    /// Looks at the engine again.
+    pub(super) async fn observe(&self) -> Outcome<Observation> {
+        super::observe(&self.compose, &self.engine, &self.project, self.args.plan.remove_orphans).await
+    }
+
+    /// Brings up and gates the stand-in, and starts the guard beside it.
+    async fn raise(
+        &self,
+        plan: &Plan,
+        standin: &StandInPlan,
+        observed: &Observation,
+        changes: &mut ContainerEvents,
+        interrupt: &Interrupt,
+    ) -> Result<Raised> {
+        let bring_up = async {
+            settle::create_first(&self.compose, plan, standin, &self.events).await?;
+            let ids = self
+                .events
+                .step(Step::StandIn, standin::bring_up(&self.compose, &self.engine, standin, &self.events))
+                .await;
+            let ids = match ids {
+                Ok(ids) => ids,
+                Err(mut failure) => {
+                    failure.logs = standin::logs_of_failed(&self.engine, &standin.project).await;
+                    return Err(failure);
+                }
+            };
+            let gate = self.gate(observed);
+            tokio::select! {
+                () = interrupt.asked() => Err(Failure::new(Exit::Interrupted, "interrupted before traffic moved")),
+                passed = self.events.step(Step::Gate, gate.pass(&ids, changes)) => passed,
+            }
+        };
+        let guard = Guard::start(&self.engine, &self.project.name, &self.image);
+        let (containers, guard) = tokio::join!(bring_up, guard);
+        match (containers, guard) {
+            (Ok(containers), Ok(guard)) => Ok(Raised { containers, guard }),
+            (Err(failure), Ok(guard)) => {
+                let _ = guard.remove(&self.engine).await;
+                Err(failure)
+            }
+            (_, Err(failure)) => Err(failure),
+        }
+    }
+
+    /// Asks Compose itself, while the old containers still run, whether it would recreate what the plan leaves alone.
+    async fn plan_names_all(&self, plan: &Plan, observed: &Observation) -> Result<()> {
+        if self.args.plan.force_recreate {
+            return Ok(());
+        }
+        let recreated = self.compose.would_recreate(&self.args.plan.services, &self.events).await?;
+        let not_named = plan.not_named(&recreated, observed);
+        if not_named.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Host, format!("Compose would also recreate {}", not_named.join(", ")))
+            .because("the plan does not name it, so its restart would be an interruption that nobody agreed to")
+            .hint("another version of Compose may have made it: docker compose up -d once with this version, or --force-recreate"))
+    }
+
+    async fn cut_over(
+        &self,
+        standin: &StandInPlan,
+        raised: &Raised,
+        observed: &Observation,
+        host: &Host,
+    ) -> Result<Vec<PortLead>> {
+        let table = port_table(&self.project.name, standin, &raised.containers, observed, host, &self.session).await?;
+        let leads = table.leads.clone();
+        raised.guard.load(table).await?;
+        Ok(leads)
+    }
+
+    /// Lets what is under way with the old containers end, and watches at least as long as the services' `monitor` says.
+    async fn drain_and_monitor(
+        &self,
+        drains: Drains,
+        standin: &StandInPlan,
+        plan: &Plan,
+        observed: &Observation,
+    ) -> Result<DrainSummary> {
+        let members = standin.tiers.iter().flatten().filter_map(|name| self.project.services.get(name));
+        let monitor = members.filter_map(|service| service.monitor_seconds).fold(0.0, f64::max);
+        let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
+        let _waiting = self.events.waiting();
+        let drained = drains.finish(&self.session, &self.events);
+        let (drained, (), named) = tokio::join!(drained, monitored, self.plan_names_all(plan, observed));
+        named?;
+        drained
+    }
+
+    /// Stops the real containers of the group, entry services first, then what they use. UDP flows move to the stand-in before
+    /// and, should one have come back meanwhile, after its container has stopped.
+    async fn stop_old(
+        &self,
+        standin: &StandInPlan,
+        observed: &Observation,
+        entries: &[(String, Inspected)],
+    ) -> Result<()> {
+        let flows = udp_flows(&standin.ports, entries);
+        self.events
+            .step(Step::Stop, async {
+                for tier in &standin.tiers {
+                    forget_udp(&self.session, &flows).await?;
+                    let ids: Vec<String> = tier
+                        .iter()
+                        .flat_map(|service| observed.of_service(service))
+                        .filter(|container| container.running)
+                        .map(|container| container.id.clone())
+                        .collect();
+                    self.engine.stop(&ids).await?;
+                }
+                forget_udp(&self.session, &flows).await
+            })
+            .await
+    }
+
+    /// Gates the containers that Compose has made.
+    async fn gate_real(&self, services: &[&str], observed: &Observation) -> Result<()> {
+        let mut changes: ContainerEvents = self.engine.container_events(&self.project.name).boxed();
+        let containers = self.engine.containers_of_project(&self.project.name).await?;
+        let ids: Vec<String> = containers
+            .into_iter()
+            .filter(|(_, service)| services.contains(&service.as_str()))
+            .map(|(id, _)| id)
+            .collect();
+        self.events.step(Step::GateReal, self.gate(observed).pass(&ids, &mut changes)).await?;
+        Ok(())
+    }
+
+    /// Leads new connections to the real containers again, drains the stand-in and removes it.
+    async fn cut_back(&self, guard: Guard, standin: &StandInPlan, leads: &[PortLead], proof: &mut Proof) -> Result<()> {
+        let entries = self.standin_entries(standin).await?;
+        let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
+        self.events
+            .step(Step::Cutback, async {
+                let counters = guard.counters().await?;
+                proof.led = leads.iter().zip(counters).map(|(lead, count)| (port_name(lead), count)).collect();
+                guard.release().await
+            })
+            .await?;
+        let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains)).await?;
+        proof.drained.add(&retired);
+        guard.remove(&self.engine).await
+    }
+
+    /// Lets what is under way with a stand-in that nothing new reaches end, and removes it.
+    async fn retire_standin(
+        &self,
+        standin: &StandInPlan,
+        entries: &[(String, Inspected)],
+        drains: Drains,
+    ) -> Result<DrainSummary> {
+        let flows = udp_flows(&standin.ports, entries);
+        forget_udp(&self.session, &flows).await?;
+        let drained = drains.finish(&self.session, &self.events).await?;
+        standin::remove(&self.engine, &standin.project, &standin.tiers).await?;
+        forget_udp(&self.session, &flows).await?;
+        Ok(drained)
+    }
+
+    /// The way back before anything of the user's was touched: traffic to the old containers, stand-in and guard away.
+    async fn remove_standin_after(&self, failure: Failure, standin: &StandInPlan, guard: Option<Guard>) -> Failure {
+        let back = async {
+            if let Some(guard) = guard {
+                guard.remove(&self.engine).await?;
+            }
+            standin::remove(&self.engine, &standin.project, &standin.tiers).await
+        };
+        self.note_what_is_left(self.events.step(Step::Back, back).await);
+        failure
+    }
+
+    fn note_what_is_left(&self, back: Result<()>) {
+        if let Err(left) = back {
+            self.events.emit(Event::Note(format!(
+                "the stand-in could not be removed ({}); the next handover up removes it",
+                left.why.unwrap_or(left.what)
+            )));
+        }
+    }
+
+    fn gate<'a>(&'a self, observed: &'a Observation) -> Gate<'a> {
+        Gate {
+            engine: &self.engine,
+            session: &self.session,
+            events: &self.events,
+            project: &self.project,
+            observed,
+            deadline: self
+                .args
+                .gate_timeout
+                .or_else(|| Duration::try_from_secs_f64(self.project.settings.gate_seconds?).ok())
+                .unwrap_or(DEFAULT_GATE),
+        }
+    }
+
+    fn drain_deadline(&self) -> Duration {
+        self.args
+            .drain
+            .or_else(|| Duration::try_from_secs_f64(self.project.settings.drain_seconds?).ok())
+            .unwrap_or(DEFAULT_DRAIN)
+    }
+
+    /// The running containers that hold the fixed ports now, with their service.
+    async fn entry_containers(
+        &self,
+        standin: &StandInPlan,
+        observed: &Observation,
+    ) -> Result<Vec<(String, Inspected)>> {
+        let mut entries = Vec::new();
+        for service in entry_services(standin) {
+            for container in observed.of_service(&service).filter(|container| container.running) {
+                if let Some(found) = self.engine.inspect(&container.id).await? {
+                    entries.push((service.clone(), found));
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn standin_entries(&self, standin: &StandInPlan) -> Result<Vec<(String, Inspected)>> {
+        let services = entry_services(standin);
+        let mut entries = Vec::new();
+        for (id, name) in self.engine.containers_of_project(&standin.project).await? {
+            let Some(service) = services.iter().find(|service| service_name(service) == name) else {
+                continue;
+            };
+            if let Some(found) = self.engine.inspect(&id).await?.filter(|found| found.state == State::Running) {
+                entries.push((service.clone(), found));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What is known of a stand-in whose plan is gone: its services, entry services first.
+    fn standin_of_earlier_run(&self, observed: &Observation) -> StandInPlan {
+        let members: Vec<String> = observed
+            .standin
+            .iter()
+            .filter_map(|container| container.service.strip_prefix("standin-").map(str::to_owned))
+            .collect();
+        let is_entry = |name: &String| self.project.services.get(name).is_some_and(|service| service.is_entry());
+        let (front, back): (Vec<String>, Vec<String>) = members.into_iter().partition(is_entry);
+        let ports = front
+            .iter()
+            .filter_map(|name| self.project.services.get(name))
+            .flat_map(|service| service.fixed_ports().map(|port| (service.name.clone(), port.clone())))
+            .collect();
+        StandInPlan {
+            project: project_name(&self.project.name),
+            tiers: vec![front, back],
+            ports,
+            document: serde_json::Value::Null,
+        }
+    }
+}
+
+fn entry_services(standin: &StandInPlan) -> Vec<String> {
+    let mut services: Vec<String> = standin.ports.iter().map(|(service, _)| service.clone()).collect();
+    services.dedup();
+    services
+}
+
+fn port_name(lead: &PortLead) -> String {
+    let protocol = if lead.protocol == Protocol::Udp { "/udp" } else { "" };
+    match lead.host_ip {
+        Some(address) => format!("{address}:{}{protocol}", lead.published),
+        None => format!("{}{protocol}", lead.published),
+    }
+}
+
+/// After cutover a failure is no outage: the stand-in serves until the next run.
+fn unfinished(failure: Failure) -> Failure {
+    let why = match &failure.why {
+        Some(why) => format!("{}: {why}", failure.what),
+        None => failure.what.clone(),
+    };
+    Failure {
+        exit: Exit::Unfinished,
+        what: "the deploy stopped half-way; the new version serves from its stand-in".to_owned(),
+        why: Some(why),
+        hint: Some("run handover up again: it goes on from here".to_owned()),
+        logs: failure.logs,
+    }
+}

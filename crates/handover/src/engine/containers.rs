@@ -1,0 +1,308 @@
+//! Containers: our own two (guard and session helper), and the few things done to the user's: inspect, stop, remove, read
+//! the log. Nothing is stopped or removed here that a caller did not name by id.
+
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, ContainerStateStatusEnum, EventMessage, HealthStatusEnum, HostConfig, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
+    LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StartContainerOptions, StopContainerOptions,
+    WaitContainerOptions,
+};
+use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use handover_core::gate::{Health, State};
+use handover_core::observation::{Endpoint, LABEL_PROJECT, LABEL_ROLE};
+
+use super::connect::Engine;
+use crate::failure::{Result, engine_status};
+
+/// Which of our two containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Holds the port rules.
+    Guard,
+    /// Lives as long as the deploy: the lock, and our hands in the host's kernel.
+    Session,
+}
+
+impl Role {
+    /// The word on its label and in its name; also the hidden command that it runs.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::Session => "session",
+        }
+    }
+
+    /// Name of its container; unique in the engine, which is what makes the session helper a lock.
+    pub(crate) fn container_name(self, project: &str) -> String {
+        format!("handover-{project}-{}", self.word())
+    }
+}
+
+/// One of our containers, attached.
+pub(crate) struct OurContainer {
+    pub(crate) id: String,
+    pub(crate) attached: bollard::container::AttachContainerResults,
+}
+
+/// A container, inspected.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspected {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) service: String,
+    pub(crate) state: State,
+    pub(crate) health: Option<Health>,
+    pub(crate) restarts: i64,
+    /// Its network namespace, as the session helper reaches it; empty while it does not run.
+    pub(crate) sandbox: String,
+    pub(crate) networks: Vec<(String, Endpoint)>,
+    /// Published ports: container port with protocol (`80/tcp`), address on the host, port on the host.
+    pub(crate) ports: Vec<(String, String, u16)>,
+}
+
+impl Engine {
+    /// Creates, attaches to and starts one of our containers. `Ok(None)`: its name is taken.
+    pub(crate) async fn start_ours(
+        &self,
+        role: Role,
+        project: &str,
+        image: &str,
+        holder: &str,
+    ) -> Result<Option<OurContainer>> {
+        let _waiting = self.events.waiting();
+        let options = CreateContainerOptions { name: Some(role.container_name(project)), ..Default::default() };
+        let labels = [
+            (LABEL_PROJECT.to_owned(), project.to_owned()),
+            (LABEL_ROLE.to_owned(), role.word().to_owned()),
+            (LABEL_HOLDER.to_owned(), holder.to_owned()),
+        ];
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            entrypoint: Some(vec!["/handover".to_owned()]),
+            cmd: Some(vec![role.word().to_owned()]),
+            labels: Some(labels.into()),
+            open_stdin: Some(true),
+            // The session helper ends when this connection does; the guard outlives it.
+            stdin_once: Some(role == Role::Session),
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            host_config: Some(host_config(role)),
+            ..Default::default()
+        };
+        let id = match self.docker.create_container(Some(options), body).await {
+            Ok(created) => created.id,
+            Err(error) if engine_status(&error) == Some(409) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let attached = self.attach(&id).await?;
+        if let Err(error) = self.docker.start_container(&id, None::<StartContainerOptions>).await {
+            let _ = self.remove(&id).await;
+            return Err(error.into());
+        }
+        Ok(Some(OurContainer { id, attached }))
+    }
+
+    /// Attaches to a container of ours that runs already.
+    pub(crate) async fn attach(&self, id: &str) -> Result<bollard::container::AttachContainerResults> {
+        let _waiting = self.events.waiting();
+        let options =
+            AttachContainerOptions { stream: true, stdin: true, stdout: true, stderr: true, ..Default::default() };
+        Ok(self.docker.attach_container(id, Some(options)).await?)
+    }
+
+    /// Who holds the lock, if it is held: id of the session helper's container and what its label says.
+    pub(crate) async fn lock_holder(&self, project: &str) -> Result<Option<(String, String)>> {
+        let _waiting = self.events.waiting();
+        let name = Role::Session.container_name(project);
+        match self.docker.inspect_container(&name, None::<InspectContainerOptions>).await {
+            Ok(found) => {
+                let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+                let holder = labels.get(LABEL_HOLDER).cloned().unwrap_or_else(|| "somebody".to_owned());
+                Ok(found.id.map(|id| (id, holder)))
+            }
+            Err(error) if engine_status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until a container is removed.
+    pub(crate) async fn wait_removed(&self, id: &str) {
+        let _waiting = self.events.waiting();
+        let options = WaitContainerOptions { condition: "removed".to_owned() };
+        let _ = self.docker.wait_container(id, Some(options)).try_collect::<Vec<_>>().await;
+    }
+
+    /// Ids of the service containers of a Compose project, running or not, with their service.
+    pub(crate) async fn containers_of_project(&self, project: &str) -> Result<Vec<(String, String)>> {
+        let _waiting = self.events.waiting();
+        let filters = [("label".to_owned(), vec![format!("com.docker.compose.project={project}")])].into();
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+        let list = self.docker.list_containers(Some(options)).await?;
+        Ok(list
+            .into_iter()
+            .filter_map(|summary| {
+                let labels = summary.labels.unwrap_or_default();
+                let one_off = labels.get("com.docker.compose.oneoff").map(String::as_str) == Some("True");
+                let service = labels.get("com.docker.compose.service")?.clone();
+                (!one_off).then_some((summary.id?, service))
+            })
+            .collect())
+    }
+
+    /// Inspects a container; `None` if it is not there.
+    pub(crate) async fn inspect(&self, id: &str) -> Result<Option<Inspected>> {
+        let _waiting = self.events.waiting();
+        match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
+            Ok(found) => Ok(Some(inspected(found))),
+            Err(error) if engine_status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Stops containers side by side, each with its own signal and grace period. One that is gone is as good as stopped.
+    pub(crate) async fn stop(&self, ids: &[String]) -> Result<()> {
+        self.each(ids, |id| async move { self.docker.stop_container(&id, None::<StopContainerOptions>).await }).await
+    }
+
+    /// Removes stopped or running containers side by side, with their anonymous volumes.
+    pub(crate) async fn remove_all(&self, ids: &[String]) -> Result<()> {
+        self.each(ids, |id| async move { self.remove(&id).await }).await
+    }
+
+    async fn remove(&self, id: &str) -> std::result::Result<(), Error> {
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        self.docker.remove_container(id, Some(options)).await
+    }
+
+    /// Calls one after the other would add up their grace periods; all are awaited even if one fails.
+    async fn each<F>(&self, ids: &[String], call: impl Fn(String) -> F) -> Result<()>
+    where
+        F: Future<Output = std::result::Result<(), Error>>,
+    {
+        let _waiting = self.events.waiting();
+        let results = join_all(ids.iter().map(|id| call(id.clone()))).await;
+        for result in results {
+            match result {
+                Err(error) if !matches!(engine_status(&error), Some(304 | 404 | 409)) => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a volume if nothing mounts it; whether it is gone.
+    pub(crate) async fn remove_volume_if_unused(&self, name: &str) -> bool {
+        let _waiting = self.events.waiting();
+        self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await.is_ok()
+    }
+
+    /// The last lines of a container's log.
+    pub(crate) async fn last_log_lines(&self, id: &str, count: usize) -> Vec<String> {
+        let _waiting = self.events.waiting();
+        let options = LogsOptions { stdout: true, stderr: true, tail: count.to_string(), ..Default::default() };
+        let chunks: Vec<LogOutput> =
+            self.docker.logs(id, Some(options)).filter_map(|chunk| async { chunk.ok() }).collect().await;
+        let text: String = chunks.iter().map(|chunk| String::from_utf8_lossy(chunk.as_ref()).into_owned()).collect();
+        text.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// Events of the containers of a Compose project from now on.
+    pub(crate) fn container_events(
+        &self,
+        project: &str,
+    ) -> impl Stream<Item = std::result::Result<EventMessage, Error>> + use<> {
+        let filters = [
+            ("type".to_owned(), vec!["container".to_owned()]),
+            ("label".to_owned(), vec![format!("com.docker.compose.project={project}")]),
+            // Each run of a HEALTHCHECK is three more events; they say nothing.
+            ("event".to_owned(), ["start", "die", "destroy", "health_status"].map(str::to_owned).to_vec()),
+        ];
+        self.docker.events(Some(EventsOptions { filters: Some(filters.into()), ..Default::default() }))
+    }
+}
+
+/// Label on our containers: who deploys, in words.
+const LABEL_HOLDER: &str = "handover.holder";
+
+fn host_config(role: Role) -> HostConfig {
+    let mut config = HostConfig {
+        network_mode: Some("host".to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(vec!["NET_ADMIN".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        ..Default::default()
+    };
+    match role {
+        Role::Guard => {
+            config.restart_policy =
+                Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None });
+        }
+        Role::Session => {
+            config.auto_remove = Some(true);
+            // By /proc/<pid>/ns/net into the network namespaces of containers, also of those that start later: the engine's
+            // own files for them appear in here only where the host shares its mounts, and not every host does.
+            config.pid_mode = Some("host".to_owned());
+            let needed = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_NICE", "SYS_PTRACE"];
+            config.cap_add = Some(needed.map(str::to_owned).to_vec());
+            config.security_opt = Some(["no-new-privileges", "apparmor=unconfined"].map(str::to_owned).to_vec());
+            config.readonly_rootfs = Some(true);
+        }
+    }
+    config
+}
+
+fn inspected(found: bollard::models::ContainerInspectResponse) -> Inspected {
+    let state = found.state.unwrap_or_default();
+    let settings = found.network_settings.unwrap_or_default();
+    let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+    let ports = settings.ports.unwrap_or_default().into_iter().flat_map(|(target, bindings)| {
+        bindings.unwrap_or_default().into_iter().filter_map(move |binding| {
+            let published = binding.host_port?.parse().ok()?;
+            Some((target.clone(), binding.host_ip.unwrap_or_default(), published))
+        })
+    });
+    let networks = settings.networks.unwrap_or_default().into_iter().map(|(name, endpoint)| {
+        let address = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        let endpoint = Endpoint {
+            network_id: endpoint.network_id.unwrap_or_default(),
+            address: address(endpoint.ip_address),
+            gateway: address(endpoint.gateway),
+        };
+        (name, endpoint)
+    });
+    Inspected {
+        id: found.id.unwrap_or_default(),
+        name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        service: labels.get("com.docker.compose.service").cloned().unwrap_or_default(),
+        state: match state.status {
+            Some(ContainerStateStatusEnum::RUNNING) => State::Running,
+            Some(ContainerStateStatusEnum::CREATED) => State::Created,
+            // Between its end and its next start; the gate fails it by the restart itself.
+            Some(ContainerStateStatusEnum::RESTARTING | ContainerStateStatusEnum::EXITED) => {
+                State::Exited(state.exit_code.unwrap_or(-1))
+            }
+            _ => State::Gone,
+        },
+        health: state.health.and_then(|health| match health.status {
+            Some(HealthStatusEnum::STARTING) => Some(Health::Starting),
+            Some(HealthStatusEnum::HEALTHY) => Some(Health::Healthy),
+            Some(HealthStatusEnum::UNHEALTHY) => Some(Health::Unhealthy),
+            _ => None,
+        }),
+        restarts: found.restart_count.unwrap_or(0),
+        sandbox: match state.pid {
+            Some(pid) if pid > 0 => format!("/proc/{pid}/ns/net"),
+            _ => String::new(),
+        },
+        networks: networks.collect(),
+        ports: ports.collect(),
+    }
+}

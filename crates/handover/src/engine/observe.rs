@@ -1,0 +1,191 @@
+//! Observing: the engine's lists, as the plain data that plans are made from.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bollard::models::{ContainerSummary, MountPoint, PortSummary, PortSummaryTypeEnum};
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+};
+use futures_util::future::{join_all, try_join_all};
+use handover_core::observation::{
+    Binding, Container, ContainerMount, Endpoint, Image, LABEL_PROJECT, LABEL_ROLE, Network, Observation,
+};
+use handover_core::project::Project;
+use handover_core::standin;
+use handover_core::switch::Protocol;
+
+use super::connect::Engine;
+use super::containers::Role;
+use crate::failure::{Result, engine_status};
+
+impl Engine {
+    /// Looks at everything that a plan needs; all calls side by side.
+    pub(crate) async fn observe(&self, project: &Project) -> Result<Observation> {
+        let _waiting = self.events.waiting();
+        let references: BTreeSet<&str> = project.services.values().map(|service| service.image.as_str()).collect();
+        let (containers, images, networks, volumes) = tokio::try_join!(
+            self.all_containers(),
+            try_join_all(references.into_iter().map(|reference| self.image(reference))),
+            self.networks(),
+            self.volumes(),
+        )?;
+        let mut observed = Observation {
+            architecture: self.architecture.clone(),
+            images: images.into_iter().flatten().collect(),
+            networks,
+            volumes,
+            ..Observation::default()
+        };
+        let standin = standin::project_name(&project.name);
+        for (container, labels) in containers {
+            let ours = labels.get(LABEL_PROJECT).is_some_and(|name| *name == project.name);
+            let role = labels.get(LABEL_ROLE).map(String::as_str);
+            let service_container = labels.contains_key("com.docker.compose.config-hash")
+                && labels.get("com.docker.compose.oneoff").map(String::as_str) != Some("True");
+            if ours && role == Some(Role::Guard.word()) {
+                observed.guard = Some(container);
+            } else if ours {
+                // The session helper of a deploy under way; the lock deals with it.
+            } else if container.project == standin && service_container {
+                observed.standin.push(container);
+            } else if container.project == project.name && service_container {
+                observed.containers.push(container);
+            } else {
+                observed.foreign.push(container);
+            }
+        }
+        observed.containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
+        observed.bound_files = self.bound_files(project, &observed).await;
+        Ok(observed)
+    }
+
+    async fn all_containers(&self) -> Result<Vec<(Container, HashMap<String, String>)>> {
+        let options = ListContainersOptions { all: true, ..Default::default() };
+        let list = self.docker.list_containers(Some(options)).await?;
+        Ok(list.into_iter().map(|summary| (container(&summary), summary.labels.unwrap_or_default())).collect())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<(String, Image)>> {
+        match self.docker.inspect_image(reference).await {
+            Ok(found) => Ok(Some((
+                reference.to_owned(),
+                Image {
+                    id: found.id.unwrap_or_default(),
+                    architecture: found.architecture.unwrap_or_default(),
+                    volumes: found.config.and_then(|config| config.volumes).into_iter().flatten().collect(),
+                },
+            ))),
+            Err(error) if engine_status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn networks(&self) -> Result<BTreeMap<String, Network>> {
+        let list = self.docker.list_networks(None::<ListNetworksOptions>).await?;
+        Ok(list
+            .into_iter()
+            .map(|network| {
+                let id = network.id.unwrap_or_default();
+                let driver = network.driver.unwrap_or_default();
+                let options = network.options.unwrap_or_default();
+                let bridge = (driver == "bridge").then(|| {
+                    options
+                        .get("com.docker.network.bridge.name")
+                        .cloned()
+                        .unwrap_or_else(|| format!("br-{}", handover_core::plan::change::short_id(&id)))
+                });
+                let config_hash = network.labels.unwrap_or_default().remove("com.docker.compose.config-hash");
+                (network.name.unwrap_or_default(), Network { id, driver, bridge, config_hash })
+            })
+            .collect())
+    }
+
+    async fn volumes(&self) -> Result<BTreeSet<String>> {
+        let list = self.docker.list_volumes(None::<ListVolumesOptions>).await?;
+        Ok(list.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect())
+    }
+
+    /// Which bind mounts are files: asked of a running container, because the paths are on the engine's host.
+    async fn bound_files(&self, project: &Project, observed: &Observation) -> BTreeSet<(String, String)> {
+        let mounts = project.services.values().flat_map(|service| {
+            let container = observed.of_service(&service.name).next().map(|container| container.id.clone());
+            service
+                .mounts
+                .iter()
+                .filter(|mount| mount.kind == "bind" && !mount.read_only)
+                .filter_map(move |mount| Some((service.name.clone(), mount.target.clone(), container.clone()?)))
+        });
+        let answers = join_all(mounts.map(|(service, target, id)| async move {
+            let options = ContainerArchiveInfoOptions { path: target.clone() };
+            let stat = self.docker.get_container_archive_info(&id, Some(options)).await.ok()?;
+            /// Go's bit for a directory in a file mode (`io/fs.ModeDir`).
+            const DIRECTORY: u32 = 1 << 31;
+            (stat.file_mode & DIRECTORY == 0).then_some((service, target))
+        }))
+        .await;
+        answers.into_iter().flatten().collect()
+    }
+}
+
+fn container(summary: &ContainerSummary) -> Container {
+    let label = |key: &str| summary.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
+    let state = summary.state.map(|state| state.to_string()).unwrap_or_default();
+    let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let image_label = label("com.docker.compose.image");
+    Container {
+        id: summary.id.clone().unwrap_or_default(),
+        name: summary
+            .names
+            .iter()
+            .flatten()
+            // A linked container has a second name below its user's (`/user/alias`).
+            .find(|name| name.matches('/').count() == 1)
+            .map(|name| name.trim_start_matches('/').to_owned())
+            .unwrap_or_default(),
+        project: label("com.docker.compose.project"),
+        service: label("com.docker.compose.service"),
+        number: label("com.docker.compose.container-number").parse().unwrap_or(0),
+        running: state == "running",
+        status: summary.status.clone().unwrap_or_default(),
+        config_hash: label("com.docker.compose.config-hash"),
+        image_id: if image_label.is_empty() { summary.image_id.clone().unwrap_or_default() } else { image_label },
+        networks: networks
+            .into_iter()
+            .flatten()
+            .map(|(name, endpoint)| {
+                let address = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok());
+                let endpoint = Endpoint {
+                    network_id: endpoint.network_id.clone().unwrap_or_default(),
+                    address: address(&endpoint.ip_address),
+                    gateway: address(&endpoint.gateway),
+                };
+                (name.clone(), endpoint)
+            })
+            .collect(),
+        mounts: summary.mounts.iter().flatten().map(mount).collect(),
+        ports: summary.ports.iter().flatten().filter_map(binding).collect(),
+        state,
+    }
+}
+
+fn mount(point: &MountPoint) -> ContainerMount {
+    ContainerMount {
+        kind: point.typ.clone().unwrap_or_default(),
+        volume: point.name.clone().unwrap_or_default(),
+        target: point.destination.clone().unwrap_or_default(),
+    }
+}
+
+fn binding(port: &PortSummary) -> Option<Binding> {
+    let protocol = match port.typ? {
+        PortSummaryTypeEnum::TCP => Protocol::Tcp,
+        PortSummaryTypeEnum::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(Binding {
+        protocol,
+        host_ip: port.ip.as_ref().and_then(|ip| ip.parse().ok()),
+        published: port.public_port?,
+        target: port.private_port,
+    })
+}

@@ -1,0 +1,216 @@
+//! What happens during a deploy, as a stream of events. Execution emits them and prints nothing; renderers listen.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use handover_core::plan::Plan;
+use tokio::sync::mpsc;
+
+/// One event.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The plan is made.
+    Planned(Box<Plan>),
+    /// There is nothing to do.
+    NothingToDo,
+    /// Somebody else deploys this project; we wait.
+    WaitingForLock { holder: String },
+    /// A step begins.
+    StepBegan(Step),
+    /// A step has ended.
+    StepEnded(Step),
+    /// Compose printed a line.
+    Compose { step: &'static str, line: String },
+    /// A container passed its gate.
+    Ready { container: String },
+    /// New connections go to the new version.
+    Live,
+    /// A container's connections have been drained.
+    Drained { container: String, report: DrainSummary },
+    /// Something the user should know.
+    Note(String),
+    /// An earlier run ended half-way, and this one goes on from there.
+    Resumed(String),
+    /// It is done.
+    Proof(Box<Proof>),
+}
+
+/// The stages of a deploy, in the words of the runbook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Load,
+    Observe,
+    Lock,
+    Images,
+    Preflight,
+    CreateFirst,
+    StandIn,
+    Gate,
+    Cutover,
+    Drain,
+    Stop,
+    Settle,
+    GateReal,
+    Cutback,
+    CleanUp,
+    Back,
+}
+
+impl Step {
+    /// What the step does, in words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Load => "load the project",
+            Self::Observe => "observe the engine",
+            Self::Lock => "lock the project",
+            Self::Images => "pull and build images",
+            Self::Preflight => "preflight",
+            Self::CreateFirst => "create what the stand-in needs",
+            Self::StandIn => "bring up the stand-in",
+            Self::Gate => "gate the stand-in",
+            Self::Cutover => "cutover: lead traffic to the stand-in",
+            Self::Drain => "drain the old containers",
+            Self::Stop => "stop the old containers",
+            Self::Settle => "settle: Compose recreates the real containers",
+            Self::GateReal => "gate the real containers",
+            Self::Cutback => "cutback: lead traffic to the real containers",
+            Self::CleanUp => "clean up the stand-in",
+            Self::Back => "back to the old version",
+        }
+    }
+
+    /// One word, for programs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Observe => "observe",
+            Self::Lock => "lock",
+            Self::Images => "images",
+            Self::Preflight => "preflight",
+            Self::CreateFirst => "create-first",
+            Self::StandIn => "stand-in",
+            Self::Gate => "gate",
+            Self::Cutover => "cutover",
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+            Self::Settle => "settle",
+            Self::GateReal => "gate-real",
+            Self::Cutback => "cutback",
+            Self::CleanUp => "clean-up",
+            Self::Back => "back",
+        }
+    }
+}
+
+/// What a drain did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DrainSummary {
+    /// Connections that were closed while they were idle.
+    pub(crate) closed_idle: u64,
+    /// Connections that ended by themselves.
+    pub(crate) ended: u64,
+    /// Connections that were still under way at the deadline, and were cut: peer and what it looked like.
+    pub(crate) cut: Vec<String>,
+}
+
+impl DrainSummary {
+    /// Adds another drain to the sum.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.closed_idle += other.closed_idle;
+        self.ended += other.ended;
+        self.cut.extend(other.cut.iter().cloned());
+    }
+}
+
+/// What a deploy did, measured.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// From the start until new connections went to the new version; `None` where no stand-in was needed.
+    pub(crate) live: Option<Duration>,
+    /// From the start until all was done.
+    pub(crate) done: Duration,
+    /// Connections that the switch led to the stand-in, by published port.
+    pub(crate) led: Vec<(String, u64)>,
+    /// Connections closed idle, ended and cut, over all drains.
+    pub(crate) drained: DrainSummary,
+    /// Wall time that was handover's own: in which neither Compose nor the engine worked nor anybody was waited for.
+    pub(crate) own: Duration,
+    /// What differs from what Compose would make; empty when `docker compose up -d` has nothing to do.
+    pub(crate) differs: Vec<String>,
+}
+
+/// The sending end of the stream, with the deploy's clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    sender: mpsc::UnboundedSender<(Duration, Event)>,
+    began: Instant,
+    away: Arc<Mutex<Away>>,
+}
+
+/// Time spent waiting for Compose, the engine, a gate or a drain; waits side by side count once.
+#[derive(Debug, Default)]
+struct Away {
+    waiting: usize,
+    since: Option<Instant>,
+    sum: Duration,
+}
+
+/// While it lives, somebody else is waited for.
+pub(crate) struct Waiting(Arc<Mutex<Away>>);
+
+impl Events {
+    /// A stream whose clock starts now.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<(Duration, Event)>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self { sender, began: Instant::now(), away: Arc::default() }, receiver)
+    }
+
+    /// Sends an event; a renderer that is gone must not stop a deploy.
+    pub(crate) fn emit(&self, event: Event) {
+        let _ = self.sender.send((self.began.elapsed(), event));
+    }
+
+    /// Time since the deploy began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Notes that Compose, the engine, a gate or a drain is waited for, until the value is dropped.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut away = lock(&self.away);
+        if away.waiting == 0 {
+            away.since = Some(Instant::now());
+        }
+        away.waiting += 1;
+        Waiting(self.away.clone())
+    }
+
+    /// Time since the deploy began in which nobody else was waited for.
+    pub(crate) fn own_time(&self) -> Duration {
+        self.elapsed().saturating_sub(lock(&self.away).sum)
+    }
+
+    /// Runs a step between its two events.
+    pub(crate) async fn step<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
+        self.emit(Event::StepBegan(step));
+        let result = work.await;
+        self.emit(Event::StepEnded(step));
+        result
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut away = lock(&self.0);
+        away.waiting -= 1;
+        if away.waiting == 0
+            && let Some(since) = away.since.take()
+        {
+            away.sum += since.elapsed();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,83 @@
+//! Lines for people, in a terminal or a CI log: no colours to lose, no cursor tricks.
+
+use std::time::Duration;
+
+use handover_core::plan::Plan;
+
+use crate::event::{DrainSummary, Event, Proof, Step};
+
+/// The lines of one event, which came `at` after the start.
+pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
+    let stamped = |text: &str| vec![format!("{:>7.2}s  {text}", at.as_secs_f64())];
+    match event {
+        Event::Planned(planned) => plan(planned),
+        Event::NothingToDo => vec!["nothing to do: everything runs as wanted".to_owned()],
+        Event::WaitingForLock { holder } => stamped(&format!("waiting for {holder}, who deploys this project")),
+        // Too quick to be told apart.
+        Event::StepBegan(Step::Load | Step::Observe | Step::Lock) | Event::StepEnded(_) => Vec::new(),
+        Event::StepBegan(step) => stamped(step.words()),
+        Event::Compose { step, line } if matches!(*step, "pull" | "build") => stamped(&format!("  {line}")),
+        Event::Compose { .. } => Vec::new(),
+        Event::Ready { container } => stamped(&format!("  {container} is ready")),
+        Event::Live => stamped("the new version is live"),
+        Event::Drained { container, report } => stamped(&format!("  {container}: {}", drained(report))),
+        Event::Note(text) => stamped(&format!("note: {text}")),
+        Event::Resumed(text) => stamped(text),
+        Event::Proof(done) => proof(done),
+    }
+}
+
+/// A plan, service by service, with the reasons.
+pub(crate) fn plan(plan: &Plan) -> Vec<String> {
+    let mut lines = vec![format!("plan for project {}", plan.project)];
+    let width = plan.services.iter().map(|planned| planned.service.len()).max().unwrap_or(0);
+    for planned in &plan.services {
+        lines.push(format!("  {:width$}  {:8}  {}", planned.service, planned.action.word(), planned.reason));
+    }
+    for orphan in &plan.remove_orphans {
+        lines.push(format!("  {orphan}  remove  its service is not in the compose file"));
+    }
+    for renewal in &plan.renew {
+        lines.push(format!("  {}: its anonymous volumes are made anew from the image", renewal.service));
+    }
+    for note in &plan.notes {
+        lines.push(format!("  note: {note}"));
+    }
+    if let Some(standin) = &plan.standin {
+        let ports = standin.ports.iter().filter_map(|(service, port)| Some(format!("{} ({service})", port.published?)));
+        lines.push(format!("  ports led to the stand-in: {}", ports.collect::<Vec<_>>().join(", ")));
+    }
+    lines
+}
+
+fn proof(proof: &Proof) -> Vec<String> {
+    let mut lines = Vec::new();
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    match proof.live {
+        Some(live) => lines.push(format!("live after {}, done after {}", seconds(live), seconds(proof.done))),
+        None => lines.push(format!("done after {}", seconds(proof.done))),
+    }
+    if proof.live.is_some() {
+        let led: Vec<String> = proof.led.iter().map(|(port, count)| format!("{count} to port {port}")).collect();
+        lines.push(format!("  connections led to the stand-in: {}", led.join(", ")));
+        lines.push(format!("  connections drained: {}", drained(&proof.drained)));
+    }
+    lines.push(format!("  handover's own share of the time: {}", seconds(proof.own)));
+    if proof.differs.is_empty() {
+        lines.push("  docker compose up -d has nothing to do".to_owned());
+    } else {
+        lines.push("  docker compose up -d would still change:".to_owned());
+        lines.extend(proof.differs.iter().map(|difference| format!("    {difference}")));
+    }
+    lines
+}
+
+fn drained(report: &DrainSummary) -> String {
+    let mut text = format!("{} closed while idle, {} ended by themselves", report.closed_idle, report.ended);
+    if report.cut.is_empty() {
+        text.push_str(", none cut");
+    } else {
+        text.push_str(&format!(", {} cut at the deadline: {}", report.cut.len(), report.cut.join(", ")));
+    }
+    text
+}

@@ -1,0 +1,170 @@
+//! Programs under test: started, listened to, and ended for certain.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// No deploy of these tests takes longer; one that does hangs.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// `None`: ended by a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) took: Duration,
+}
+
+impl Finished {
+    /// Panics, with all the program said, unless it ended with this code.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "\n{self}");
+        self
+    }
+
+    /// Panics, with all the program said, unless it succeeded.
+    #[track_caller]
+    pub(crate) fn expect_success(self) -> Self {
+        self.expect_code(0)
+    }
+
+    /// Panics unless standard output or standard error contains the text.
+    #[track_caller]
+    pub(crate) fn expect_says(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text) || self.stderr.contains(text), "it does not say {text:?}\n{self}");
+        self
+    }
+
+    /// The JSON events on standard output, for a deploy with `--output json`.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The first JSON event of this kind.
+    #[track_caller]
+    pub(crate) fn event(&self, kind: &str) -> Value {
+        let found = self.events().into_iter().find(|event| event["event"] == kind);
+        found.unwrap_or_else(|| panic!("no event {kind}\n{self}"))
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, stdout, stderr, took } = self;
+        write!(formatter, "code {code:?} after {took:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
+
+/// A program that runs. Dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    began: Instant,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    #[track_caller]
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+        let (send, lines) = channel();
+        let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // What came before an error is all there is.
+            let _ = BufReader::new(stderr).read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        Self { child, began: Instant::now(), lines, seen: Vec::new(), stderr: Some(stderr) }
+    }
+
+    /// Waits for a line of standard output. Panics if the program ends or hangs before.
+    #[track_caller]
+    pub(crate) fn wait_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        loop {
+            match self.lines.recv_timeout(LONGEST.saturating_sub(self.began.elapsed())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(_) => {
+                    let _ = self.child.kill();
+                    let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+                    panic!("it ended or hung before {what}:\n{}\n--- stderr\n{stderr}", self.seen.join("\n"));
+                }
+            }
+        }
+    }
+
+    /// Waits for a JSON event (`--output json`).
+    #[track_caller]
+    pub(crate) fn wait_event(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap_or_default();
+        let line = self.wait_line(what, |line| wanted(&parse(line)));
+        parse(&line)
+    }
+
+    /// Waits until a step begins (`--output json`).
+    #[track_caller]
+    pub(crate) fn wait_step(&mut self, step: &str) {
+        self.wait_event(&format!("the step {step}"), |event| event["event"] == "step-began" && event["step"] == step);
+    }
+
+    /// Sends a signal by its name, for instance `INT`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {name} cannot be sent");
+    }
+
+    /// Waits for its end. Panics if it hangs; it is killed then.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Finished {
+        let deadline = self.began + LONGEST;
+        let mut hangs = false;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    hangs = true;
+                    // Its end closes the pipes.
+                    let _ = self.child.kill();
+                    break;
+                }
+            }
+        }
+        let status = self.child.wait().expect("a child");
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let finished =
+            Finished { code: status.code(), stdout: self.seen.join("\n"), stderr, took: self.began.elapsed() };
+        assert!(!hangs, "killed because it hung\n{finished}");
+        finished
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

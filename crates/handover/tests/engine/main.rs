@@ -1,0 +1,21 @@
+//! Tests on a real engine, under load. They fail where there is none. See the `harness` module.
+//!
+//! `scripts/engines enter 28 -- cargo test -p handover --features engine-tests --test engine`
+#![allow(clippy::print_stderr, reason = "tests tell what they leave out")]
+
+mod harness;
+
+mod bad_input;
+mod code;
+mod crash;
+mod first;
+mod gates;
+mod http;
+mod lock;
+mod many;
+mod ports;
+mod proxy;
+mod reference;
+mod remote;
+mod streams;
+mod udp;

@@ -1,0 +1,36 @@
+//! Waiting for addresses to accept TCP connections.
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::net::TcpStream;
+
+use crate::error::HostError;
+use crate::listeners::milliseconds;
+use crate::protocol::{AllReady, Ready, Target};
+
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
+/// A SYN that is dropped is sent again by the kernel after a second; a new attempt is as good and sooner.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Ends when every target has accepted a connection, which is closed at once (FIN, nothing sent).
+pub(crate) async fn wait_for(targets: Vec<Target>, mut progress: impl FnMut(Ready)) -> Result<AllReady, HostError> {
+    let started = Instant::now();
+    let mut waiting: FuturesUnordered<_> = targets.into_iter().map(accepts).collect();
+    while let Some(name) = waiting.next().await {
+        progress(Ready { ready: name, after_ms: milliseconds(started) });
+    }
+    Ok(AllReady { took_ms: milliseconds(started) })
+}
+
+async fn accepts(target: Target) -> String {
+    let mut wait = FIRST_WAIT;
+    loop {
+        if let Ok(Ok(_connection)) = tokio::time::timeout(ATTEMPT, TcpStream::connect(target.address)).await {
+            return target.name;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}

@@ -1,0 +1,422 @@
+//! The drain of one container: closes each of its connections at an instant when it is idle.
+//!
+//! One thread inside the container's network namespace. It waits for packets; what they tell decides, together with a
+//! look at the socket itself right before closing it. Looking and closing are two messages to the kernel, tens of
+//! microseconds apart: a request that crosses the close on the wire within this time is what remains.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use handover_core::drain::{Heard, Patience, Speaker, Verdict, judge};
+use handover_core::switch::Protocol;
+
+use crate::error::HostError;
+use crate::inet_diag::{DiagSocket, InetDiag, state};
+use crate::namespace::run_in;
+use crate::packets::{Packets, Segment};
+use crate::protocol::{self, Activity, DrainProgress, DrainReport, Remaining, Spread};
+
+/// The longest wait for packets: so late a word from outside is heard.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// All connections are looked at this often, to find new ones and those that are gone without a packet.
+const SURVEY_EVERY: Duration = Duration::from_millis(100);
+/// The same after something changed.
+const SURVEY_SOON: Duration = Duration::from_millis(5);
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What others tell a running drain.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    proceed: AtomicBool,
+    cancelled: AtomicBool,
+}
+
+impl Control {
+    /// Begin to close.
+    pub(crate) fn proceed(&self) {
+        self.proceed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Stops the drain's thread when nobody waits for it any more.
+struct CancelOnDrop(Arc<Control>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Drains until no connection is left or the deadline comes. Dropping the future stops it.
+pub(crate) async fn run(
+    request: protocol::Drain,
+    control: Arc<Control>,
+    progress: impl FnMut(DrainProgress) + Send + 'static,
+) -> Result<DrainReport, HostError> {
+    if request.ports.is_empty() {
+        return Err(HostError::Request("drain: no ports given".into()));
+    }
+    if !request.hold {
+        control.proceed();
+    }
+    let _stop = CancelOnDrop(control.clone());
+    let sandbox: PathBuf = request.sandbox.clone();
+    let work = move || {
+        come_first();
+        Draining::begin(&request)?.run(&control, progress)
+    };
+    run_in("drain", Some(sandbox), work).await
+}
+
+/// A connection of the container, from the server's side.
+type Ends = (SocketAddr, SocketAddr);
+
+struct Connection {
+    heard: Heard,
+    /// Unknown while only packets told of it.
+    socket: Option<DiagSocket>,
+    /// When to judge it next.
+    due: Duration,
+    /// Packets and the kernel disagreed when we last looked.
+    doubted: bool,
+}
+
+struct Draining {
+    ports: Vec<u16>,
+    patience: Patience,
+    deadline: Duration,
+    began: Instant,
+    packets: Packets,
+    diag: InetDiag,
+    connections: HashMap<Ends, Connection>,
+    survey_due: Duration,
+    closing_since: Option<Duration>,
+    closed_idle: usize,
+    ended: usize,
+    doubts: usize,
+    look_to_close: Vec<Duration>,
+}
+
+impl Draining {
+    fn begin(request: &protocol::Drain) -> Result<Self, HostError> {
+        // Listen first, then look: what comes between the two is heard.
+        let packets = Packets::open(&request.ports).map_err(HostError::kernel("opening a packet socket"))?;
+        let diag = InetDiag::open().map_err(reading())?;
+        Ok(Draining {
+            ports: request.ports.clone(),
+            patience: Patience {
+                quiet: Duration::from_millis(request.quiet_ms),
+                opaque: Duration::from_millis(request.opaque_ms),
+                unheard: Duration::from_millis(request.unheard_ms),
+            },
+            deadline: Duration::from_millis(request.deadline_ms),
+            began: Instant::now(),
+            packets,
+            diag,
+            connections: HashMap::new(),
+            survey_due: Duration::ZERO,
+            closing_since: None,
+            closed_idle: 0,
+            ended: 0,
+            doubts: 0,
+            look_to_close: Vec::new(),
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn run(mut self, control: &Control, mut progress: impl FnMut(DrainProgress)) -> Result<DrainReport, HostError> {
+        self.survey()?;
+        let mut told = None;
+        let mut tell_due = Duration::ZERO;
+        loop {
+            if self.closing_since.is_none() && control.proceed.load(Ordering::Relaxed) {
+                self.closing_since = Some(self.now());
+            }
+            if let Some(since) = self.closing_since {
+                self.close_idle()?;
+                if self.connections.is_empty() {
+                    // Somebody may have come since the last survey.
+                    self.survey()?;
+                }
+                if self.connections.is_empty() || self.now() >= since + self.deadline {
+                    return Ok(self.report(since));
+                }
+            }
+            if control.cancelled.load(Ordering::Relaxed) {
+                // Nobody reads the report.
+                return Ok(self.report(Duration::ZERO));
+            }
+            let standing = self.progress();
+            if told.as_ref() != Some(&standing) && self.now() >= tell_due {
+                tell_due = self.now() + PROGRESS_EVERY;
+                progress(standing.clone());
+                told = Some(standing);
+            }
+            self.listen()?;
+            if self.now() >= self.survey_due {
+                self.survey()?;
+            }
+        }
+    }
+
+    /// Takes note of packets until there is something to do.
+    fn listen(&mut self) -> Result<(), HostError> {
+        let now = self.now();
+        let mut next = self.survey_due;
+        if let Some(since) = self.closing_since {
+            next = next.min(since + self.deadline);
+            next = self.connections.values().map(|connection| connection.due).fold(next, Duration::min);
+        }
+        let wait = next.saturating_sub(now).min(LONGEST_WAIT);
+        let mut notes = Notes::of(self);
+        let listened = notes.packets.receive(wait, |segment| notes.state.note(&segment));
+        listened.map_err(HostError::kernel("reading packets"))
+    }
+
+    /// Finds out which connections there are.
+    fn survey(&mut self) -> Result<(), HostError> {
+        let started = self.now();
+        let sockets = self.diag.dump(Protocol::Tcp, state::ALIVE).map_err(reading())?;
+        let mut before = std::mem::take(&mut self.connections);
+        for socket in sockets.into_iter().filter(|socket| self.ports.contains(&socket.local.port())) {
+            let ends = (socket.local, socket.remote);
+            let mut connection = before.remove(&ends).unwrap_or_else(|| Connection::new(started));
+            if connection.socket.is_none() {
+                connection.due = started;
+            }
+            connection.socket = Some(socket);
+            self.connections.insert(ends, connection);
+        }
+        // Those that only packets told of were never more than a packet: a refused connection, say.
+        self.ended += before.values().filter(|connection| connection.socket.is_some()).count();
+        let took = self.now().saturating_sub(started);
+        self.survey_due = self.now() + SURVEY_EVERY.max(took * 20);
+        Ok(())
+    }
+
+    /// Judges every connection that is due, and closes those that are idle.
+    fn close_idle(&mut self) -> Result<(), HostError> {
+        let now = self.now();
+        let due: Vec<Ends> =
+            self.connections.iter().filter(|(_, connection)| connection.due <= now).map(|(ends, _)| *ends).collect();
+        for ends in due {
+            self.close_if_idle(ends)?;
+        }
+        Ok(())
+    }
+
+    fn close_if_idle(&mut self, ends: Ends) -> Result<(), HostError> {
+        let now = self.now();
+        let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
+        let Some(socket) = connection.socket.clone() else {
+            self.survey_due = self.survey_due.min(now + SURVEY_SOON);
+            connection.due = now + SURVEY_SOON;
+            return Ok(());
+        };
+        // Cheap first: most are busy by what was heard. Only what may be idle is worth a look.
+        match judge(&connection.heard, &idle_as_far_as_heard(connection, &socket), now, &self.patience) {
+            Verdict::Idle => {}
+            verdict => {
+                connection.due = now + until_next(verdict);
+                return Ok(());
+            }
+        }
+        // Everything that is waiting must be noted before the look, so that both tell of the same instant.
+        let mut notes = Notes::of(self);
+        let taken = notes.packets.take_waiting(|segment| notes.state.note(&segment));
+        taken.map_err(HostError::kernel("reading packets"))?;
+
+        let looked = Instant::now();
+        let Some(fresh) = self.diag.look(&socket).map_err(reading())? else {
+            self.connections.remove(&ends);
+            self.ended += 1;
+            return Ok(());
+        };
+        let now = self.now();
+        let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
+        let look = fresh.look();
+        match judge(&connection.heard, &look, now, &self.patience) {
+            Verdict::Idle if !connection.heard.anything() || connection.heard.agrees(&look, now) => {
+                let closed = self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
+                self.connections.remove(&ends);
+                if closed {
+                    self.look_to_close.push(looked.elapsed());
+                    self.closed_idle += 1;
+                } else {
+                    self.ended += 1;
+                }
+            }
+            Verdict::Idle if connection.doubted => {
+                // Not a packet on its way to us: some were missed. What is known is worth nothing.
+                connection.heard.forget();
+                connection.doubted = false;
+                connection.socket = Some(fresh);
+                connection.due = now;
+                self.doubts += 1;
+            }
+            Verdict::Idle => {
+                connection.doubted = true;
+                connection.due = now;
+            }
+            verdict => {
+                connection.doubted = false;
+                connection.socket = Some(fresh);
+                connection.due = now + until_next(verdict);
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> DrainProgress {
+        DrainProgress {
+            open: self.connections.len(),
+            closed_idle: self.closed_idle,
+            ended_by_themselves: self.ended,
+            held: self.closing_since.is_none(),
+        }
+    }
+
+    fn report(mut self, since: Duration) -> DrainReport {
+        let now = self.now();
+        let mut left: Vec<Remaining> = self
+            .connections
+            .iter()
+            .filter_map(|((local, peer), connection)| {
+                let look = connection.socket.as_ref()?.look();
+                let activity = activity(judge(&connection.heard, &look, now, &self.patience));
+                Some(Remaining { peer: *peer, port: local.port(), activity })
+            })
+            .collect();
+        left.sort_by_key(|one| one.peer);
+        self.look_to_close.sort();
+        let microseconds =
+            |time: Option<&Duration>| time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        DrainReport {
+            closed_idle: self.closed_idle,
+            ended_by_themselves: self.ended,
+            left,
+            look_to_close_us: Spread {
+                median: microseconds(self.look_to_close.get(self.look_to_close.len() / 2)),
+                max: microseconds(self.look_to_close.last()),
+            },
+            doubts: self.doubts,
+            took_ms: u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Connection {
+    fn new(due: Duration) -> Self {
+        Connection { heard: Heard::default(), socket: None, due, doubted: false }
+    }
+}
+
+/// The part of a drain that packets change, apart from the packet socket itself.
+struct Notes<'a> {
+    packets: &'a mut Packets,
+    state: NoteTaker<'a>,
+}
+
+struct NoteTaker<'a> {
+    ports: &'a [u16],
+    began: Instant,
+    quiet: Duration,
+    connections: &'a mut HashMap<Ends, Connection>,
+    survey_due: &'a mut Duration,
+}
+
+impl<'a> Notes<'a> {
+    fn of(draining: &'a mut Draining) -> Self {
+        Notes {
+            packets: &mut draining.packets,
+            state: NoteTaker {
+                ports: &draining.ports,
+                began: draining.began,
+                quiet: draining.patience.quiet,
+                connections: &mut draining.connections,
+                survey_due: &mut draining.survey_due,
+            },
+        }
+    }
+}
+
+impl NoteTaker<'_> {
+    fn note(&mut self, segment: &Segment<'_>) {
+        let now = self.began.elapsed();
+        let (as_server, as_client) = ((segment.from, segment.to), (segment.to, segment.from));
+        let from_server = self.ports.contains(&segment.from.port())
+            && (self.connections.contains_key(&as_server) || !self.ports.contains(&segment.to.port()));
+        let (ends, speaker) = if from_server { (as_server, Speaker::Server) } else { (as_client, Speaker::Client) };
+        if segment.syn || segment.ends {
+            *self.survey_due = (*self.survey_due).min(now + SURVEY_SOON);
+        }
+        if segment.syn && !segment.ack {
+            // A new connection between the same ends.
+            if let Some(connection) = self.connections.get_mut(&ends) {
+                *connection = Connection::new(now + self.quiet);
+            }
+            return;
+        }
+        if segment.length == 0 {
+            return;
+        }
+        let connection = self.connections.entry(ends).or_insert_with(|| Connection::new(now));
+        connection.heard.segment(speaker, segment.sequence, segment.length, segment.seen, now);
+        connection.due = now + self.quiet;
+    }
+}
+
+/// A look that objects to nothing but what was heard; of a connection of which nothing was heard the last one.
+fn idle_as_far_as_heard(connection: &Connection, socket: &DiagSocket) -> handover_core::drain::Look {
+    let mut look = socket.look();
+    if connection.heard.anything() {
+        look.unread = 0;
+        look.unsent = 0;
+        look.phase = handover_core::drain::Phase::Open;
+    }
+    look
+}
+
+fn until_next(verdict: Verdict) -> Duration {
+    match verdict {
+        Verdict::NotYet { again_in } => again_in,
+        // Packets make it due sooner.
+        Verdict::Busy(_) | Verdict::Idle => SURVEY_EVERY,
+    }
+}
+
+fn activity(verdict: Verdict) -> Activity {
+    use handover_core::drain::Activity as Seen;
+    match verdict {
+        Verdict::Idle | Verdict::NotYet { .. } => Activity::NotQuietForLongEnough,
+        Verdict::Busy(Seen::Opening) => Activity::Opening,
+        Verdict::Busy(Seen::Closing) => Activity::Closing,
+        Verdict::Busy(Seen::Unread) => Activity::Unread,
+        Verdict::Busy(Seen::Unsent) => Activity::Unsent,
+        Verdict::Busy(Seen::RequestUnderWay) => Activity::RequestUnderWay,
+        Verdict::Busy(Seen::AnswerUnderWay) => Activity::AnswerUnderWay,
+        Verdict::Busy(Seen::Stream) => Activity::Stream,
+    }
+}
+
+fn reading() -> impl FnOnce(std::io::Error) -> HostError {
+    HostError::kernel("reading the sockets")
+}
+
+/// Gives this thread the processor before others: a request that arrives between looking at a connection and closing it is
+/// lost, and the longest such time is the one in which the thread has to wait for its turn. Best effort; needs SYS_NICE.
+#[allow(unsafe_code)]
+fn come_first() {
+    // SAFETY: takes numbers only; process 0 is the calling thread (setpriority(2), "C library/kernel differences").
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+    }
+}

@@ -1,0 +1,52 @@
+//! Forgetting UDP flows: connection tracking would lead a client to a container that is gone for as long as it goes on
+//! sending.
+
+use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
+use nlink::netlink::types::AddressFamily;
+use nlink::netlink::{Connection, Netfilter};
+
+use crate::error::HostError;
+use crate::protocol::{Forgotten, UdpFlows};
+
+const DOING: &str = "deleting UDP flows from connection tracking";
+
+/// Deletes every flow that one of `flows` describes, of IPv4 and IPv6. May be repeated.
+pub(crate) async fn forget(flows: Vec<UdpFlows>) -> Result<Forgotten, HostError> {
+    let connection = open()?;
+    let mut forgotten = 0;
+    for one in flows {
+        for filter in filters(&one)? {
+            forgotten += connection.del_conntrack_matching(&filter).await.map_err(HostError::netlink(DOING))?;
+        }
+    }
+    Ok(Forgotten { flows: forgotten })
+}
+
+/// Whether connection tracking can be read.
+pub(crate) async fn readable() -> Result<(), HostError> {
+    // Nothing has protocol number 255, so nothing is sent.
+    let nothing = ConntrackFilter::new().family(AddressFamily::Inet).proto(IpProtocol::Other(255));
+    let read = open()?.get_conntrack_matching(&nothing).await;
+    read.map(drop).map_err(HostError::netlink("reading connection tracking"))
+}
+
+fn open() -> Result<Connection<Netfilter>, HostError> {
+    Connection::<Netfilter>::new().map_err(HostError::netlink("opening a netlink socket for connection tracking"))
+}
+
+fn filters(flows: &UdpFlows) -> Result<Vec<ConntrackFilter>, HostError> {
+    if *flows == UdpFlows::default() {
+        return Err(HostError::Request("forget_udp: an entry that gives nothing would forget every flow".into()));
+    }
+    let mut filter = ConntrackFilter::new().proto(IpProtocol::Udp);
+    if let Some(port) = flows.published {
+        filter = filter.orig_dst_port(port);
+    }
+    if let Some(port) = flows.answers_from_port {
+        filter = filter.reply_src_port(port);
+    }
+    Ok(match flows.answers_from {
+        Some(address) => vec![filter.reply_src(address)],
+        None => vec![filter.clone().family(AddressFamily::Inet), filter.family(AddressFamily::Inet6)],
+    })
+}

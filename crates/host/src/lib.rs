@@ -1,0 +1,27 @@
+//! What runs on the engine's host, inside handover's own containers (`FROM scratch`, the same static binary).
+//!
+//! - [`guard`]: holds the port rules of a project while a stand-in serves, through restarts and reboots.
+//! - [`session`]: looks into the host and into containers' network namespaces for the command line, and is the project's
+//!   lock; it ends with its standard input.
+//!
+//! Both speak the JSON lines of [`protocol`]. Everything that touches the kernel is below; what is decided is decided
+//! in `handover-core`.
+
+mod accepts;
+mod channel;
+mod drain;
+mod error;
+mod flows;
+mod gateway;
+pub mod guard;
+mod inet_diag;
+mod listeners;
+mod namespace;
+mod packets;
+pub mod ports;
+pub mod protocol;
+mod rules_file;
+pub mod session;
+mod support;
+
+pub use error::HostError;

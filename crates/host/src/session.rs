@@ -1,0 +1,147 @@
+//! The session helper: eyes and hands of one run of the command line, on the host and in containers' networks.
+//!
+//! Its container has the host's network, NET_ADMIN, SYS_ADMIN and NET_RAW, and `/var/run/docker/netns` bound with
+//! propagation `rslave`, so that namespaces made later appear. It lives as long as its standard input: by its unique
+//! name it is the lock of the project, and the lock goes with whoever holds the other end. It keeps nothing: what it
+//! has closed or deleted is done, everything else ends with it.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::channel::{self, Output, hello};
+use crate::drain::{self, Control};
+use crate::error::HostError;
+use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
+use crate::{accepts, flows, gateway, listeners, ports, support};
+
+/// Runs until its standard input ends or a signal comes, both of which are success and end everything that is under
+/// way. Needs a tokio runtime with I/O and time.
+pub async fn run() -> ExitCode {
+    let (output, writer) = match Output::open() {
+        Ok(both) => both,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    output.hello(Role::Session);
+    match serve(&output).await {
+        // What is still under way may hold on to the output: do not wait for it, nobody reads any more.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(None, error.failure());
+            drop(output);
+            writer.finish();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A request that has not been answered.
+struct UnderWay {
+    cancel: oneshot::Sender<()>,
+    drain: Option<Arc<Control>>,
+}
+
+/// By request id.
+type Requests = Arc<Mutex<HashMap<u64, UnderWay>>>;
+
+async fn serve(output: &Output) -> Result<(), HostError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(HostError::kernel("watching for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(HostError::kernel("watching for SIGINT"))?;
+    let mut lines = channel::input_lines()?;
+    let requests = Requests::default();
+    loop {
+        let line = tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            line = lines.recv() => line,
+        };
+        let Some(line) = line else { return Ok(()) };
+        match serde_json::from_str::<Request<SessionOp>>(&line) {
+            Ok(request) => begin(request, &requests, output),
+            Err(error) => {
+                let what = format!("not a request to a session: {error}");
+                output.error(None, Failure { what, hint: None, cancelled: false });
+            }
+        }
+    }
+}
+
+fn begin(request: Request<SessionOp>, requests: &Requests, output: &Output) {
+    let Request { id, op } = request;
+    match op {
+        SessionOp::Cancel { request } => {
+            if let Some(under_way) = lock(requests).remove(&request) {
+                // It may have been answered in this very moment.
+                let _ = under_way.cancel.send(());
+            }
+            output.ok(id, &json!({}));
+        }
+        SessionOp::Proceed { request } => {
+            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
+                control.proceed();
+            }
+            output.ok(id, &json!({}));
+        }
+        op => {
+            let (cancel, cancelled) = oneshot::channel();
+            let control = matches!(op, SessionOp::Drain(_)).then(Arc::<Control>::default);
+            lock(requests).insert(id, UnderWay { cancel, drain: control.clone() });
+            let (requests, output) = (requests.clone(), output.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    Ok(()) = cancelled => {
+                        output.error(Some(id), Failure { what: "cancelled".into(), hint: None, cancelled: true });
+                    }
+                    result = answer(id, op, control.unwrap_or_default(), &output) => {
+                        lock(&requests).remove(&id);
+                        if let Err(error) = result {
+                            output.error(Some(id), error.failure());
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+fn lock(requests: &Requests) -> std::sync::MutexGuard<'_, HashMap<u64, UnderWay>> {
+    // The map is whole at every instant, whoever panicked.
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(id: u64, op: SessionOp, control: Arc<Control>, output: &Output) -> Result<(), HostError> {
+    match op {
+        SessionOp::Hello => output.ok(id, &hello(Role::Session)),
+        SessionOp::Support { sandbox } => output.ok(id, &support::find_out(sandbox).await),
+        SessionOp::Listeners => output.ok(id, &listeners::of_the_host().await?),
+        SessionOp::Gateway { sandbox } => output.ok(id, &gateway::of(sandbox).await?),
+        SessionOp::Accepts { targets } => {
+            output.ok(id, &accepts::wait_for(targets, progress(id, output)).await?);
+        }
+        SessionOp::Listens { sandbox, protocol, ports } => {
+            output.ok(id, &listeners::wait_for(sandbox, protocol, ports, progress(id, output)).await?);
+        }
+        SessionOp::Drain(request) => output.ok(id, &drain::run(request, control, progress(id, output)).await?),
+        SessionOp::ForgetUdp { flows } => output.ok(id, &flows::forget(flows).await?),
+        SessionOp::Ports { project } => {
+            let counted = ports::counters(&project).await?;
+            output.ok(id, &Counters { loaded: counted.is_some(), connections: counted.unwrap_or_default() });
+        }
+        SessionOp::UnloadPorts { project } => {
+            output.ok(id, &Unloaded { was_loaded: ports::unload(&project).await? });
+        }
+        // Answered where they came in.
+        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } => {}
+    }
+    Ok(())
+}
+
+fn progress<T: Serialize>(id: u64, output: &Output) -> impl FnMut(T) + Send + use<T> {
+    let output = output.clone();
+    move |progress| output.progress(id, &progress)
+}

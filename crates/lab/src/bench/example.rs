@@ -1,0 +1,196 @@
+//! The examples, as the benchmark runs them: names and ports of their own, so that others fit beside them on the engine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::{BenchOptions, Method, Result, failed, process};
+use crate::load::{Kind, Load, LoadSpec, StreamSpec};
+
+/// The version that runs before a deploy, and the one that is deployed.
+pub(super) const OLD: &str = "v1";
+pub(super) const NEW: &str = "v2";
+
+/// One example.
+#[derive(Debug)]
+pub(super) struct Example {
+    pub(super) name: &'static str,
+    pub(super) project: &'static str,
+    root: PathBuf,
+    handover: PathBuf,
+    /// What both Compose and handover are told.
+    options: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
+    /// The variable that names the version.
+    version: &'static str,
+    /// Whether a deploy pulls, from the registry on loopback.
+    pulls: bool,
+    /// Code lives in anonymous volumes, which Compose carries over unless it is told to renew them.
+    renews: bool,
+    streams: Vec<StreamSpec>,
+    /// Anonymous volumes that the example's containers had; the scripted deploy and -V leave some behind.
+    volumes: BTreeSet<String>,
+}
+
+impl Example {
+    pub(super) fn named(name: &str, options: &BenchOptions) -> Result<Self> {
+        let folder = options.root.join("examples").join(name);
+        let path = |file: &str| folder.join(file).display().to_string();
+        let of_both = Self {
+            name: "web",
+            project: "benchweb",
+            root: options.root.clone(),
+            handover: options.handover.clone(),
+            options: Vec::new(),
+            environment: Vec::new(),
+            version: "VERSION",
+            pulls: false,
+            renews: false,
+            streams: Vec::new(),
+            volumes: BTreeSet::new(),
+        };
+        match name {
+            "web" => Ok(Self {
+                options: ["-p", "benchweb", "-f", &path("compose.yaml")].map(str::to_owned).to_vec(),
+                environment: vec![("WEB_PORT", "18080")],
+                streams: web_load("127.0.0.1:18080"),
+                ..of_both
+            }),
+            "reference" => Ok(Self {
+                name: "reference",
+                project: "benchref",
+                options: [
+                    ["-p", "benchref"],
+                    ["-f", &path("docker-compose-staging.yml")],
+                    ["--env-file", &path(".env.staging.lc")],
+                ]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+                environment: vec![
+                    ("HTTP_PORT", "18081"),
+                    ("HTTPS_PORT", "18443"),
+                    ("WS_PORT", "18090"),
+                    ("REDIS_PORT", "16379"),
+                    ("MEMCACHED_PORT", "21211"),
+                    ("SDCV_PORT", "19095"),
+                    ("NGINX_NAME", "bench-nginx"),
+                    ("APPLICATIONS_NAME", "bench-applications"),
+                    ("APPLICATIONS1_NAME", "bench-applications1"),
+                    ("PHP_FPM_SERVER", "benchref_php-fpm_1:9000"),
+                    ("COMPOSE_PROJECT_NAME", "benchref"),
+                    ("COMPOSE_COMPATIBILITY", "true"),
+                ],
+                version: "TAG",
+                pulls: true,
+                renews: true,
+                streams: reference_load("127.0.0.1:18081", "127.0.0.1:18090", "127.0.0.1:16379"),
+                ..of_both
+            }),
+            _ => Err(failed(format!("no example {name}"), "there are web and reference")),
+        }
+    }
+
+    /// The command that deploys the new version.
+    pub(super) fn deploy(&self, method: Method) -> Command {
+        let mut command = match method {
+            Method::Handover => self.handover(),
+            Method::Compose => {
+                let mut command = self.compose(NEW);
+                command.args(["up", "-d"]);
+                command.args(self.renews.then_some("--renew-anon-volumes"));
+                command.args(if self.pulls { &["--pull", "always"][..] } else { &[] });
+                command
+            }
+            Method::Script => {
+                let mut command = Command::new(self.root.join("scripts/scripted-deploy"));
+                command.arg(self.name).args(&self.options).env("PULL", if self.pulls { "yes" } else { "no" });
+                self.in_environment(command, NEW)
+            }
+        };
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+
+    pub(super) fn handover(&self) -> Command {
+        let mut command = Command::new(&self.handover);
+        command.arg("up").args(&self.options).args(["--output", "json"]);
+        command.args(if self.pulls { &["--pull", "always"][..] } else { &[] });
+        self.in_environment(command, NEW)
+    }
+
+    pub(super) fn load(&self) -> LoadSpec {
+        LoadSpec::new(self.streams.clone())
+    }
+
+    /// A new copy of the old version that answers.
+    pub(super) fn fresh(&mut self, engine: &Engine, logs: &Path) -> Result<()> {
+        self.down(engine, logs)?;
+        let mut up = self.compose(OLD);
+        process::run(up.args(["up", "-d"]), logs, "fresh")?;
+        self.volumes.extend(engine.volumes(self.project)?);
+        // Gently: an open loop at full rate would bury a stack that is still starting on a busy machine.
+        let gentle = |stream: &StreamSpec| StreamSpec { rate: stream.rate.min(2.0), ..stream.clone() };
+        let load = Load::start(LoadSpec::new(self.streams.iter().map(gentle)))?;
+        let answers = load.wait_for(Duration::from_secs(60), |progress| progress.every_stream_has(2));
+        let report = load.stop();
+        if answers { Ok(()) } else { Err(failed(format!("{} does not answer", self.name), report)) }
+    }
+
+    /// Takes it away, with all volumes that it ever had.
+    pub(super) fn down(&mut self, engine: &Engine, logs: &Path) -> Result<()> {
+        self.volumes.extend(engine.volumes(self.project)?);
+        let mut down = self.compose(OLD);
+        process::run(down.args(["down", "--volumes", "--remove-orphans", "--timeout", "1"]), logs, "down")?;
+        if !self.volumes.is_empty() {
+            let mut remove = Command::new("docker");
+            remove.args(["volume", "rm", "--force"]).args(&self.volumes);
+            process::run(&mut remove, logs, "volumes")?;
+            self.volumes.clear();
+        }
+        Ok(())
+    }
+
+    fn compose(&self, version: &str) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["compose", "--progress", "quiet"]).args(&self.options);
+        self.in_environment(command, version)
+    }
+
+    fn in_environment(&self, mut command: Command, version: &str) -> Command {
+        command.envs(self.environment.iter().copied()).env(self.version, version);
+        command
+    }
+}
+
+fn web_load(web: &str) -> Vec<StreamSpec> {
+    vec![
+        StreamSpec::new(Kind::New, 80.0, web),
+        StreamSpec::new(Kind::Keepalive, 80.0, web),
+        StreamSpec::new(Kind::Slow, 20.0, web),
+        post(web, "/post"),
+        StreamSpec::new(Kind::Download, 2.0, web).path("/download?mb=2&seconds=1"),
+    ]
+}
+
+fn reference_load(web: &str, websocket: &str, redis: &str) -> Vec<StreamSpec> {
+    vec![
+        StreamSpec::new(Kind::New, 80.0, web),
+        StreamSpec::new(Kind::Keepalive, 60.0, web),
+        StreamSpec::new(Kind::New, 40.0, web).named("static").path("/static/version.txt"),
+        StreamSpec::new(Kind::New, 20.0, web).named("admin").path("/admin/"),
+        StreamSpec::new(Kind::Slow, 20.0, web).path("/slow.php?ms=400"),
+        post(web, "/post.php"),
+        StreamSpec::new(Kind::Download, 2.0, web).path("/download.php?mb=2&seconds=1"),
+        StreamSpec { any_reply: true, ..StreamSpec::new(Kind::Websocket, 8.0, websocket) },
+        StreamSpec::new(Kind::RedisPing, 10.0, redis),
+    ]
+}
+
+/// POSTs over kept-alive connections, whose body is under way for 150 ms.
+fn post(target: &str, path: &str) -> StreamSpec {
+    StreamSpec { body_ms: Some(150), ..StreamSpec::new(Kind::Post, 10.0, target).path(path) }
+}
