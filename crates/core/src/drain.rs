@@ -8,10 +8,12 @@
 //! All times are durations; `now` and the times inside [`Heard`] count from the moment the listening began.
 
 mod answer;
+mod rhythm;
 
 use std::time::Duration;
 
 pub use answer::Answer;
+pub use rhythm::Rhythm;
 
 /// The kernel's times are in jiffies, 10 ms where `CONFIG_HZ` is 100: what lies closer together cannot be told apart.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -146,9 +148,18 @@ impl Direction {
 impl Heard {
     /// Takes note of one segment. `length` is its payload in bytes, `seen` as much of the payload's beginning as was
     /// captured. Segments without payload and repeated ones change nothing.
-    pub fn segment(&mut self, speaker: Speaker, sequence: u32, length: u32, seen: &[u8], at: Duration) {
+    ///
+    /// Returns how long the connection had paused after a complete answer, if this segment begins the next request.
+    pub fn segment(
+        &mut self,
+        speaker: Speaker,
+        sequence: u32,
+        length: u32,
+        seen: &[u8],
+        at: Duration,
+    ) -> Option<Duration> {
         if length == 0 {
-            return;
+            return None;
         }
         let direction = match speaker {
             Speaker::Client => &mut self.client,
@@ -156,7 +167,7 @@ impl Heard {
         };
         let new = direction.advance(sequence, length);
         if new == 0 {
-            return;
+            return None;
         }
         if new > length {
             // Segments were missed in between: what is known is worth nothing, and this one is the first of a new beginning.
@@ -166,11 +177,19 @@ impl Heard {
         // Of a segment that repeats something at its beginning, only the rest is new.
         let repeated = (length - new) as usize;
         let seen = seen.get(repeated..).unwrap_or_default();
+        let pause = if speaker == Speaker::Client { self.pause(at) } else { None };
         match speaker {
             Speaker::Client => self.answer.request(seen),
             Speaker::Server => self.answer.payload(new, seen),
         }
         self.last = Some((speaker, at));
+        pause
+    }
+
+    /// How long it has been quiet since an answer was complete; `None` while anything else is the case.
+    pub fn pause(&self, now: Duration) -> Option<Duration> {
+        let (speaker, at) = self.last?;
+        (speaker == Speaker::Server && self.answer == Answer::Complete).then(|| now.saturating_sub(at))
     }
 
     /// Whether any payload was seen.

@@ -1,8 +1,9 @@
 //! The drain of one container: closes each of its connections at an instant when it is idle.
 //!
 //! One thread inside the container's network namespace. It waits for packets; what they tell decides, together with a
-//! look at the socket itself right before closing it. Looking and closing are two messages to the kernel, tens of
-//! microseconds apart: a request that crosses the close on the wire within this time is what remains.
+//! look at the socket itself. The last thing before a connection is closed is to ask for packets once more: a request that
+//! crosses the close on the wire within the microseconds after that is what remains, and the clients' own rhythm tells when
+//! that is unlikely.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use handover_core::drain::{Heard, Patience, Speaker, Verdict, judge};
+use handover_core::drain::{Heard, Patience, Rhythm, Speaker, Verdict, judge};
 use handover_core::switch::Protocol;
 
 use crate::error::HostError;
@@ -26,6 +27,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(20);
 const SURVEY_EVERY: Duration = Duration::from_millis(100);
 /// The same after something changed.
 const SURVEY_SOON: Duration = Duration::from_millis(5);
+/// How soon a connection is judged again whose next request is likely just now.
+const RHYTHM_AGAIN: Duration = Duration::from_millis(5);
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -94,6 +97,7 @@ struct Draining {
     packets: Packets,
     diag: InetDiag,
     connections: HashMap<Ends, Connection>,
+    rhythm: Rhythm,
     survey_due: Duration,
     closing_since: Option<Duration>,
     closed_idle: usize,
@@ -119,6 +123,7 @@ impl Draining {
             packets,
             diag,
             connections: HashMap::new(),
+            rhythm: Rhythm::default(),
             survey_due: Duration::ZERO,
             closing_since: None,
             closed_idle: 0,
@@ -197,6 +202,7 @@ impl Draining {
         }
         // Those that only packets told of were never more than a packet: a refused connection, say.
         self.ended += before.values().filter(|connection| connection.socket.is_some()).count();
+        self.rhythm.lasting(self.connections.values().filter_map(|connection| connection.heard.pause(started)));
         let took = self.now().saturating_sub(started);
         self.survey_due = self.now() + SURVEY_EVERY.max(took * 20);
         Ok(())
@@ -229,17 +235,22 @@ impl Draining {
                 return Ok(());
             }
         }
-        // Everything that is waiting must be noted before the look, so that both tell of the same instant.
-        let mut notes = Notes::of(self);
-        let taken = notes.packets.take_waiting(|segment| notes.state.note(&segment));
-        taken.map_err(HostError::kernel("reading packets"))?;
-
-        let looked = Instant::now();
+        if !self.is_good_moment(&ends, now) {
+            if let Some(connection) = self.connections.get_mut(&ends) {
+                connection.due = now + RHYTHM_AGAIN;
+            }
+            return Ok(());
+        }
         let Some(fresh) = self.diag.look(&socket).map_err(reading())? else {
             self.connections.remove(&ends);
             self.ended += 1;
             return Ok(());
         };
+        // Everything that came before the look is noted now; and what came since makes it busy.
+        let mut notes = Notes::of(self);
+        let taken = notes.packets.take_waiting(|segment| notes.state.note(&segment));
+        let looked = Instant::now();
+        taken.map_err(HostError::kernel("reading packets"))?;
         let now = self.now();
         let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
         let look = fresh.look();
@@ -273,6 +284,13 @@ impl Draining {
             }
         }
         Ok(())
+    }
+
+    /// Whether clients rarely ask so long after an answer.
+    fn is_good_moment(&self, ends: &Ends, now: Duration) -> bool {
+        let pause = self.connections.get(ends).and_then(|connection| connection.heard.pause(now));
+        let closing_for = now.saturating_sub(self.closing_since.unwrap_or(now));
+        pause.is_none_or(|pause| self.rhythm.allows(pause, closing_for))
     }
 
     fn progress(&self) -> DrainProgress {
@@ -330,6 +348,7 @@ struct NoteTaker<'a> {
     began: Instant,
     quiet: Duration,
     connections: &'a mut HashMap<Ends, Connection>,
+    rhythm: &'a mut Rhythm,
     survey_due: &'a mut Duration,
 }
 
@@ -342,6 +361,7 @@ impl<'a> Notes<'a> {
                 began: draining.began,
                 quiet: draining.patience.quiet,
                 connections: &mut draining.connections,
+                rhythm: &mut draining.rhythm,
                 survey_due: &mut draining.survey_due,
             },
         }
@@ -369,7 +389,9 @@ impl NoteTaker<'_> {
             return;
         }
         let connection = self.connections.entry(ends).or_insert_with(|| Connection::new(now));
-        connection.heard.segment(speaker, segment.sequence, segment.length, segment.seen, now);
+        if let Some(pause) = connection.heard.segment(speaker, segment.sequence, segment.length, segment.seen, now) {
+            self.rhythm.ended(pause);
+        }
         connection.due = now + self.quiet;
     }
 }
@@ -412,11 +434,16 @@ fn reading() -> impl FnOnce(std::io::Error) -> HostError {
 }
 
 /// Gives this thread the processor before others: a request that arrives between looking at a connection and closing it is
-/// lost, and the longest such time is the one in which the thread has to wait for its turn. Best effort; needs SYS_NICE.
+/// lost, and the longest such time is the one in which the thread has to wait for its turn. A nice value counts within the
+/// container's own group only, so real-time priority is asked for first. Best effort; needs SYS_NICE.
 #[allow(unsafe_code)]
 fn come_first() {
-    // SAFETY: takes numbers only; process 0 is the calling thread (setpriority(2), "C library/kernel differences").
+    // SAFETY: `sched_param` is plain data that lives through the call; process 0 is the calling thread (sched(7),
+    // setpriority(2), "C library/kernel differences").
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+        let lowest = libc::sched_param { sched_priority: 1 };
+        if libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+        }
     }
 }

@@ -68,22 +68,29 @@ impl Packets {
 
     /// Hands out the segments that are there.
     pub(crate) fn take_waiting(&mut self, mut take: impl FnMut(Segment<'_>)) -> io::Result<()> {
-        self.socket.set_nonblocking(true)?;
-        let end = loop {
-            match (&self.socket).read(&mut self.buffer) {
+        loop {
+            match read_at_once(&self.socket, &mut self.buffer) {
                 Ok(length) => {
                     if let Some(segment) = self.buffer.get(..length).and_then(parse) {
                         take(segment);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_nothing(&error) => break Ok(()),
-                Err(error) => break Err(error),
+                Err(error) if is_nothing(&error) => return Ok(()),
+                Err(error) => return Err(error),
             }
-        };
-        self.socket.set_nonblocking(false)?;
-        end
+        }
     }
+}
+
+/// Reads without waiting, and without the two calls more that another mode of the socket would cost: a connection is closed
+/// right after this says that there is nothing.
+#[allow(unsafe_code)]
+fn read_at_once(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the kernel writes at most the buffer's length.
+    let length =
+        unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
 fn is_nothing(error: &io::Error) -> bool {

@@ -210,7 +210,7 @@ impl Drain {
 }
 
 fn quiet_ms() -> u64 {
-    30
+    10
 }
 
 fn opaque_ms() -> u64 {
@@ -387,7 +387,7 @@ pub struct DrainReport {
     pub ended_by_themselves: usize,
     /// Still there at the deadline.
     pub left: Vec<Remaining>,
-    /// Between looking at a connection and having closed it, in microseconds.
+    /// Between asking for packets for the last time and having closed a connection, in microseconds.
     pub look_to_close_us: Spread,
     /// Packets were missed and what was known was thrown away, so often.
     pub doubts: usize,
@@ -462,7 +462,7 @@ mod tests {
                 sandbox: "/s".into(),
                 ports: vec![80],
                 deadline_ms: 5000,
-                quiet_ms: 30,
+                quiet_ms: 10,
                 opaque_ms: 2000,
                 unheard_ms: 1000,
                 hold: false,
