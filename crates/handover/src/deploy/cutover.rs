@@ -26,10 +26,11 @@ impl Guard {
     /// Starts the guard. Its table leads nothing yet, but from now on the kernel tracks connections of IPv6 too: it then knows
     /// at cutover which are under way, and leaves them where they are.
     pub(crate) async fn start(engine: &Engine, project: &str, image: &str) -> Result<Self> {
-        let ours = engine.start_ours(Role::Guard, project, image, "").await?.ok_or_else(|| {
+        let id = engine.create_ours(Role::Guard, project, image, "").await?.ok_or_else(|| {
             Failure::new(Exit::Host, format!("the container name {} is taken", Role::Guard.container_name(project)))
         })?;
-        let guard = Self { id: ours.id, helper: Helper::new("guard", ours.attached) };
+        let attached = engine.start_ours(&id).await?;
+        let guard = Self { id, helper: Helper::new("guard", attached) };
         let table =
             PortTable { project: project.to_owned(), leads: Vec::new(), bridges: Vec::new(), userland_proxy: true };
         match guard.load(table).await {

@@ -15,14 +15,28 @@ use crate::helper::Helper;
 /// How long a helper may stay created without running before it is taken for the wreck of a run that died in between.
 const WRECK: Duration = Duration::from_secs(10);
 
+/// The lock, taken: its container is there, and the session helper in it does not run yet.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    id: String,
+    /// Whether another deploy had to be waited for.
+    pub(crate) waited: bool,
+}
+
 /// The lock, held.
 #[derive(Debug)]
 pub(crate) struct Lock {
     /// The session helper, which is the lock.
     pub(crate) session: Helper,
     id: String,
-    /// Whether another deploy had to be waited for.
-    pub(crate) waited: bool,
+}
+
+impl Taken {
+    /// Starts the session helper. If that fails, the lock is given back.
+    pub(crate) async fn start(self, engine: &Engine) -> Result<Lock> {
+        let attached = engine.start_ours(&self.id).await?;
+        Ok(Lock { session: Helper::new("session helper", attached), id: self.id })
+    }
 }
 
 impl Lock {
@@ -35,19 +49,19 @@ impl Lock {
 }
 
 /// Takes the lock, waiting for another deploy at most `patience`.
-pub(crate) async fn acquire(
+pub(crate) async fn take(
     engine: &Engine,
     project: &str,
     image: &str,
     patience: Duration,
     events: &Events,
-) -> Result<Lock> {
+) -> Result<Taken> {
     let began = Instant::now();
     let me = holder();
     let mut waited = false;
     loop {
-        if let Some(ours) = engine.start_ours(Role::Session, project, image, &me).await? {
-            return Ok(Lock { session: Helper::new("session helper", ours.attached), id: ours.id, waited });
+        if let Some(id) = engine.create_ours(Role::Session, project, image, &me).await? {
+            return Ok(Taken { id, waited });
         }
         let Some((id, holder)) = engine.lock_holder(project).await? else {
             continue;

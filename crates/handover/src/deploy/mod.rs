@@ -19,13 +19,14 @@ use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
 use crate::engine::Engine;
 use crate::event::{Event, Events, Proof, Step};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
-use lock::Lock;
+use cutover::Guard;
+use lock::{Lock, Taken};
 use steps::Deploy;
 
 /// Failures of a deploy: what is refused is refused all at once.
-type Outcome<T> = Result<T, Vec<Failure>>;
+type Outcome<T> = std::result::Result<T, Vec<Failure>>;
 
 /// Makes a plan and changes nothing.
 pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
@@ -50,12 +51,22 @@ pub(crate) async fn up(
         begun = begin(project_args, args, events) => begun?,
         () = interrupt.asked() => return Err(vec![Failure::new(Exit::Interrupted, "interrupted before anything was done")]),
     };
-    let Some((deploy, lock, observed)) = begun else {
+    let Some(Begun { compose, engine, project, image, taken, observed, wants_guard }) = begun else {
         events.emit(Event::NothingToDo);
         return Ok(());
     };
+    let waited = taken.waited;
+    let (lock, mut guard) = events
+        .step(Step::Helpers, start_helpers(&engine, &project.name, &image, taken, wants_guard && !waited))
+        .await
+        .map_err(one)?;
+    let (session, args) = (lock.session.clone(), args.clone());
+    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image };
+    let outcome = deploy_locked(&deploy, observed, &mut guard, waited, interrupt).await;
+    if let Some(not_needed) = guard {
+        let _ = not_needed.remove(&deploy.engine).await;
+    }
     let engine = deploy.engine.clone();
-    let outcome = deploy_locked(&deploy, observed, &request(&args.plan), lock.waited, interrupt).await;
     drop(deploy);
     lock.release(&engine).await;
     let mut proof = outcome?;
@@ -65,12 +76,20 @@ pub(crate) async fn up(
     Ok(())
 }
 
-/// Everything before the lock is held, and taking it; `None` if there is nothing to do. May be given up at any time.
-async fn begin(
-    project_args: ProjectArgs,
-    args: &UpArgs,
-    events: &Events,
-) -> Outcome<Option<(Deploy, Lock, Observation)>> {
+/// What is known when the lock is taken and nothing has been started yet.
+struct Begun {
+    compose: Compose,
+    engine: Engine,
+    project: Project,
+    image: String,
+    taken: Taken,
+    observed: Observation,
+    /// Whether the plan, as it looks now, has a stand-in.
+    wants_guard: bool,
+}
+
+/// Everything before the lock is taken, and taking it; `None` if there is nothing to do. May be given up at any time.
+async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Begun>> {
     let compose = Compose::new(project_args.clone());
     let loading = load::load(&compose, &project_args, events);
     let (project, engine) = events.step(Step::Load, loading).await.map_err(one)?;
@@ -89,24 +108,49 @@ async fn begin(
     }
     let locking = async {
         let image = engine.helper_image().await?;
-        let lock = lock::acquire(&engine, &project.name, &image, args.lock_wait, events).await?;
-        Ok((image, lock))
+        let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events).await?;
+        Ok((image, taken))
     };
-    let (image, lock) = events.step(Step::Lock, locking).await.map_err(one)?;
-    let session = lock.session.clone();
-    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args: args.clone(), image };
-    Ok(Some((deploy, lock, observed)))
+    let (image, taken) = events.step(Step::Lock, locking).await.map_err(one)?;
+    let wants_guard = first.standin.is_some() && !left_by_earlier_run(&observed);
+    Ok(Some(Begun { compose, engine, project, image, taken, observed, wants_guard }))
+}
+
+/// Starts the session helper and, beside it, the guard: later it would slow the stand-in's start down. Not to be given up
+/// half-way. If one of the two fails, neither is left.
+async fn start_helpers(
+    engine: &Engine,
+    project: &str,
+    image: &str,
+    taken: Taken,
+    with_guard: bool,
+) -> Result<(Lock, Option<Guard>)> {
+    let guard = async { if with_guard { Guard::start(engine, project, image).await.map(Some) } else { Ok(None) } };
+    let (lock, guard) = tokio::join!(taken.start(engine), guard);
+    match (lock, guard) {
+        (Ok(lock), Ok(guard)) => Ok((lock, guard)),
+        (Ok(lock), Err(failure)) => {
+            lock.release(engine).await;
+            Err(failure)
+        }
+        (Err(failure), Ok(Some(guard))) => {
+            let _ = guard.remove(engine).await;
+            Err(failure)
+        }
+        (Err(failure), _) => Err(failure),
+    }
 }
 
 /// The part of a deploy that only one at a time may do.
 async fn deploy_locked(
     deploy: &Deploy,
     mut observed: Observation,
-    request: &Request,
+    guard: &mut Option<Guard>,
     waited: bool,
     interrupt: &Interrupt,
 ) -> Outcome<Proof> {
     let events = &deploy.events;
+    let request = &request(&deploy.args.plan);
     if waited || left_by_earlier_run(&observed) {
         observed = deploy.observe().await?;
     }
@@ -127,7 +171,13 @@ async fn deploy_locked(
     }
     let mut proof = match &plan.standin {
         _ if plan.is_empty() => Proof::default(),
-        Some(standin) => deploy.hand_over(&plan, standin, &observed, &host, interrupt).await.map_err(one)?,
+        Some(standin) => {
+            let guard = match guard.take() {
+                Some(guard) => guard,
+                None => Guard::start(&deploy.engine, &deploy.project.name, &deploy.image).await.map_err(one)?,
+            };
+            deploy.hand_over(&plan, standin, &observed, &host, guard, interrupt).await.map_err(one)?
+        }
         None => deploy.settle_without_standin(&plan, &observed).await.map_err(one)?,
     };
     let settled = deploy.observe().await?;

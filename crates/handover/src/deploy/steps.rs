@@ -39,10 +39,15 @@ pub(super) struct Deploy {
     pub(super) image: String,
 }
 
-/// The stand-in, ready to take over.
-struct Raised {
+/// Where traffic has moved to the stand-in.
+struct Moved {
+    /// The containers that held the fixed ports, with their service.
+    old: Vec<(String, Inspected)>,
+    /// What listens to their connections.
+    drains: Drains,
+    /// The stand-in's containers.
     containers: Vec<Inspected>,
-    guard: Guard,
+    leads: Vec<PortLead>,
 }
 
 impl Deploy {
@@ -53,29 +58,16 @@ impl Deploy {
         standin: &StandInPlan,
         observed: &Observation,
         host: &Host,
+        guard: Guard,
         interrupt: &Interrupt,
     ) -> Result<Proof> {
         let mut changes: ContainerEvents = self.engine.container_events(&standin.project).boxed();
-        let old = self.entry_containers(standin, observed).await?;
-        let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
-
-        // Until here, and until cutover, the old version serves and is not touched.
-        let raised = match self.raise(plan, standin, observed, &mut changes, interrupt).await {
-            Ok(raised) => raised,
-            Err(failure) => {
-                Drains::give_up(&self.session, &drains.requests());
-                return Err(self.remove_standin_after(failure, standin, None).await);
-            }
+        let moving = self.move_traffic(plan, standin, observed, host, &guard, &mut changes, interrupt).await;
+        let Moved { old, drains, containers, leads } = match moving {
+            Ok(moved) => moved,
+            Err(failure) => return Err(self.remove_standin_after(failure, standin, guard).await),
         };
-        let ids: Vec<String> = raised.containers.iter().map(|container| container.id.clone()).collect();
-        let cutover = self.events.step(Step::Cutover, self.cut_over(standin, &raised, observed, host)).await;
-        let leads = match cutover {
-            Ok(leads) => leads,
-            Err(failure) => {
-                Drains::give_up(&self.session, &drains.requests());
-                return Err(self.remove_standin_after(failure, standin, Some(raised.guard)).await);
-            }
-        };
+        let ids: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
         self.events.emit(Event::Live);
         let live = self.events.elapsed();
 
@@ -91,7 +83,7 @@ impl Deploy {
             Ok(drained) => proof.drained.add(&drained),
             Err(failure) => {
                 Drains::give_up(&self.session, &requests);
-                let back = self.cut_back(raised.guard, standin, &leads, &mut proof);
+                let back = self.cut_back(guard, standin, &leads, &mut proof);
                 self.note_what_is_left(self.events.step(Step::Back, back).await);
                 return Err(failure);
             }
@@ -106,7 +98,7 @@ impl Deploy {
             self.events.step(Step::Settle, settle::settle(&self.compose, plan, &self.args, &self.events)).await?;
             let services: Vec<&str> = plan.settled_services().collect();
             self.gate_real(&services, observed).await?;
-            self.cut_back(raised.guard, standin, &leads, &mut proof).await?;
+            self.cut_back(guard, standin, &leads, &mut proof).await?;
             settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
             Ok(())
         };
@@ -127,22 +119,10 @@ impl Deploy {
     /// back to them; where it does not serve yet, it is removed.
     pub(super) async fn finish_earlier_run(&self, observed: &Observation) -> Result<()> {
         let standin = self.standin_of_earlier_run(observed);
-        let guard = Guard::find(&self.engine, observed).await?;
-        let serves = match &guard {
-            Some(guard) => !guard.counters().await?.is_empty(),
-            None => false,
-        };
-        let Some(guard) = guard.filter(|_| serves) else {
-            self.events
-                .emit(Event::Resumed("an earlier run left a stand-in that does not serve; it is removed".to_owned()));
-            let entries = self.standin_entries(&standin).await?;
-            let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
-            self.events.step(Step::CleanUp, self.retire_standin(&standin, &entries, drains)).await?;
-            return match (Guard::find(&self.engine, observed).await?, &observed.guard) {
-                (Some(guard), _) => guard.remove(&self.engine).await,
-                (None, Some(stopped)) => self.engine.remove_all(std::slice::from_ref(&stopped.id)).await,
-                (None, None) => Ok(()),
-            };
+        let found = Guard::find(&self.engine, observed).await?;
+        let guard = match found {
+            Some(guard) if !guard.counters().await?.is_empty() => guard,
+            idle => return self.remove_what_does_not_serve(&standin, idle, observed).await,
         };
         self.events
             .emit(Event::Resumed("the stand-in of an earlier run serves; its deploy is finished first".to_owned()));
@@ -168,12 +148,60 @@ impl Deploy {
         finished.await.map_err(unfinished)
     }
 
+    /// Removes a stand-in that nothing is led to, and its guard, whether it runs or not.
+    async fn remove_what_does_not_serve(
+        &self,
+        standin: &StandInPlan,
+        guard: Option<Guard>,
+        observed: &Observation,
+    ) -> Result<()> {
+        let what = "an earlier run left a stand-in that does not serve; it is removed";
+        self.events.emit(Event::Resumed(what.to_owned()));
+        let entries = self.standin_entries(standin).await?;
+        let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
+        self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains)).await?;
+        match (guard, &observed.guard) {
+            (Some(guard), _) => guard.remove(&self.engine).await,
+            (None, Some(stopped)) => self.engine.remove_all(std::slice::from_ref(&stopped.id)).await,
+            (None, None) => Ok(()),
+        }
+    }
+
     /// Looks at the engine again.
     pub(super) async fn observe(&self) -> Outcome<Observation> {
         super::observe(&self.compose, &self.engine, &self.project, self.args.plan.remove_orphans).await
     }
 
-    /// Brings up and gates the stand-in, and starts the guard beside it.
+    /// Until traffic has moved. Until cutover the old version serves and is not touched.
+    #[allow(clippy::too_many_arguments)]
+    async fn move_traffic(
+        &self,
+        plan: &Plan,
+        standin: &StandInPlan,
+        observed: &Observation,
+        host: &Host,
+        guard: &Guard,
+        changes: &mut ContainerEvents,
+        interrupt: &Interrupt,
+    ) -> Result<Moved> {
+        let old = self.entry_containers(standin, observed).await?;
+        let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
+        let moving = async {
+            let containers = self.raise(plan, standin, observed, changes, interrupt).await?;
+            let cutover = self.cut_over(standin, &containers, observed, host, guard);
+            let leads = self.events.step(Step::Cutover, cutover).await?;
+            Ok((containers, leads))
+        };
+        match moving.await {
+            Ok((containers, leads)) => Ok(Moved { old, drains, containers, leads }),
+            Err(failure) => {
+                Drains::give_up(&self.session, &drains.requests());
+                Err(failure)
+            }
+        }
+    }
+
+    /// Brings up and gates the stand-in.
     async fn raise(
         &self,
         plan: &Plan,
@@ -181,35 +209,20 @@ impl Deploy {
         observed: &Observation,
         changes: &mut ContainerEvents,
         interrupt: &Interrupt,
-    ) -> Result<Raised> {
-        let bring_up = async {
-            settle::create_first(&self.compose, plan, standin, &self.events).await?;
-            let ids = self
-                .events
-                .step(Step::StandIn, standin::bring_up(&self.compose, &self.engine, standin, &self.events))
-                .await;
-            let ids = match ids {
-                Ok(ids) => ids,
-                Err(mut failure) => {
-                    failure.logs = standin::logs_of_failed(&self.engine, &standin.project).await;
-                    return Err(failure);
-                }
-            };
-            let gate = self.gate(observed);
-            tokio::select! {
-                () = interrupt.asked() => Err(Failure::new(Exit::Interrupted, "interrupted before traffic moved")),
-                passed = self.events.step(Step::Gate, gate.pass(&ids, changes)) => passed,
+    ) -> Result<Vec<Inspected>> {
+        settle::create_first(&self.compose, plan, standin, &self.events).await?;
+        let bring_up = standin::bring_up(&self.compose, &self.engine, standin, &self.events);
+        let ids = match self.events.step(Step::StandIn, bring_up).await {
+            Ok(ids) => ids,
+            Err(mut failure) => {
+                failure.logs = standin::logs_of_failed(&self.engine, &standin.project).await;
+                return Err(failure);
             }
         };
-        let guard = Guard::start(&self.engine, &self.project.name, &self.image);
-        let (containers, guard) = tokio::join!(bring_up, guard);
-        match (containers, guard) {
-            (Ok(containers), Ok(guard)) => Ok(Raised { containers, guard }),
-            (Err(failure), Ok(guard)) => {
-                let _ = guard.remove(&self.engine).await;
-                Err(failure)
-            }
-            (_, Err(failure)) => Err(failure),
+        let gate = self.gate(observed);
+        tokio::select! {
+            () = interrupt.asked() => Err(Failure::new(Exit::Interrupted, "interrupted before traffic moved")),
+            passed = self.events.step(Step::Gate, gate.pass(&ids, changes)) => passed,
         }
     }
 
@@ -231,13 +244,14 @@ impl Deploy {
     async fn cut_over(
         &self,
         standin: &StandInPlan,
-        raised: &Raised,
+        containers: &[Inspected],
         observed: &Observation,
         host: &Host,
+        guard: &Guard,
     ) -> Result<Vec<PortLead>> {
-        let table = port_table(&self.project.name, standin, &raised.containers, observed, host, &self.session).await?;
+        let table = port_table(&self.project.name, standin, containers, observed, host, &self.session).await?;
         let leads = table.leads.clone();
-        raised.guard.load(table).await?;
+        guard.load(table).await?;
         Ok(leads)
     }
 
@@ -330,11 +344,9 @@ impl Deploy {
     }
 
     /// The way back before anything of the user's was touched: traffic to the old containers, stand-in and guard away.
-    async fn remove_standin_after(&self, failure: Failure, standin: &StandInPlan, guard: Option<Guard>) -> Failure {
+    async fn remove_standin_after(&self, failure: Failure, standin: &StandInPlan, guard: Guard) -> Failure {
         let back = async {
-            if let Some(guard) = guard {
-                guard.remove(&self.engine).await?;
-            }
+            guard.remove(&self.engine).await?;
             standin::remove(&self.engine, &standin.project, &standin.tiers).await
         };
         self.note_what_is_left(self.events.step(Step::Back, back).await);

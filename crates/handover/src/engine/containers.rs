@@ -1,7 +1,7 @@
 //! Containers: our own two (guard and session helper), and the few things done to the user's: inspect, stop, remove, read
 //! the log. Nothing is stopped or removed here that a caller did not name by id.
 
-use bollard::container::LogOutput;
+use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, ContainerStateStatusEnum, EventMessage, HealthStatusEnum, HostConfig, RestartPolicy,
@@ -44,12 +44,6 @@ impl Role {
     }
 }
 
-/// One of our containers, attached.
-pub(crate) struct OurContainer {
-    pub(crate) id: String,
-    pub(crate) attached: bollard::container::AttachContainerResults,
-}
-
 /// A container, inspected.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspected {
@@ -67,14 +61,14 @@ pub(crate) struct Inspected {
 }
 
 impl Engine {
-    /// Creates, attaches to and starts one of our containers. `Ok(None)`: its name is taken.
-    pub(crate) async fn start_ours(
+    /// Creates one of our containers; its id. `Ok(None)`: its name is taken.
+    pub(crate) async fn create_ours(
         &self,
         role: Role,
         project: &str,
         image: &str,
         holder: &str,
-    ) -> Result<Option<OurContainer>> {
+    ) -> Result<Option<String>> {
         let _waiting = self.events.waiting();
         let options = CreateContainerOptions { name: Some(role.container_name(project)), ..Default::default() };
         let labels = [
@@ -95,21 +89,30 @@ impl Engine {
             host_config: Some(host_config(role)),
             ..Default::default()
         };
-        let id = match self.docker.create_container(Some(options), body).await {
-            Ok(created) => created.id,
-            Err(error) if engine_status(&error) == Some(409) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let attached = self.attach(&id).await?;
-        if let Err(error) = self.docker.start_container(&id, None::<StartContainerOptions>).await {
-            let _ = self.remove(&id).await;
-            return Err(error.into());
+        match self.docker.create_container(Some(options), body).await {
+            Ok(created) => Ok(Some(created.id)),
+            Err(error) if engine_status(&error) == Some(409) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        Ok(Some(OurContainer { id, attached }))
+    }
+
+    /// Attaches to one of our containers that was just created, and starts it. If it does not start, it is removed.
+    pub(crate) async fn start_ours(&self, id: &str) -> Result<AttachContainerResults> {
+        let _waiting = self.events.waiting();
+        let started = async {
+            let attached = self.attach(id).await?;
+            self.docker.start_container(id, None::<StartContainerOptions>).await?;
+            Ok(attached)
+        };
+        let started = started.await;
+        if started.is_err() {
+            let _ = self.remove(id).await;
+        }
+        started
     }
 
     /// Attaches to a container of ours that runs already.
-    pub(crate) async fn attach(&self, id: &str) -> Result<bollard::container::AttachContainerResults> {
+    pub(crate) async fn attach(&self, id: &str) -> Result<AttachContainerResults> {
         let _waiting = self.events.waiting();
         let options =
             AttachContainerOptions { stream: true, stdin: true, stdout: true, stderr: true, ..Default::default() };
