@@ -12,6 +12,7 @@ use crate::compose_json::{service_of_volumes_from, single_dollars};
 use crate::config_hash::Hashes;
 use crate::settings::{Settings, SettingsError};
 use crate::switch::Protocol;
+use crate::update_config::{UpdateConfig, WireUpdateConfig};
 
 /// A resolved Compose project.
 #[derive(Clone, Debug)]
@@ -69,10 +70,8 @@ pub struct Service {
     pub labels: Vec<String>,
     /// Names of its environment variables.
     pub environment: Vec<String>,
-    /// `deploy.update_config.order`, if written.
-    pub update_order: Option<String>,
-    /// `deploy.update_config.monitor` in seconds, if written.
-    pub monitor_seconds: Option<f64>,
+    /// `deploy.update_config`.
+    pub update: UpdateConfig,
     /// The service as Compose printed it, with every `$` still doubled.
     pub raw: Map<String, Value>,
 }
@@ -325,12 +324,6 @@ struct WireDeploy {
     update_config: Option<WireUpdateConfig>,
 }
 
-#[derive(Deserialize)]
-struct WireUpdateConfig {
-    order: Option<String>,
-    monitor: Option<String>,
-}
-
 impl WireService {
     fn into_service(
         self,
@@ -348,8 +341,7 @@ impl WireService {
         for port in self.ports {
             ports.push(port.into_port(name)?);
         }
-        let deploy = self.deploy.as_ref();
-        let update = deploy.and_then(|deploy| deploy.update_config.as_ref());
+        let deploy = self.deploy;
         Ok(Service {
             name: name.to_owned(),
             image: self.image.unwrap_or_else(|| format!("{project}{separator}{name}")),
@@ -357,7 +349,7 @@ impl WireService {
             pull_policy: self.pull_policy,
             platform: self.platform,
             container_name: self.container_name,
-            replicas: deploy.and_then(|deploy| deploy.replicas).or(self.scale).unwrap_or(1),
+            replicas: deploy.as_ref().and_then(|deploy| deploy.replicas).or(self.scale).unwrap_or(1),
             ports,
             expose: self.expose.iter().filter_map(exposed_port).collect(),
             depends_on: self
@@ -381,10 +373,7 @@ impl WireService {
             volumes_from: self.volumes_from,
             labels: self.labels.into_keys().collect(),
             environment: self.environment.into_keys().collect(),
-            update_order: update.and_then(|update| update.order.clone()),
-            monitor_seconds: update
-                .and_then(|update| update.monitor.as_deref())
-                .and_then(crate::settings::go_duration_seconds),
+            update: deploy.and_then(|deploy| deploy.update_config).map(UpdateConfig::from).unwrap_or_default(),
             raw,
         })
     }

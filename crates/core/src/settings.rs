@@ -35,6 +35,8 @@ pub struct ServiceSettings {
 pub enum Strategy {
     /// A second copy takes over while Compose recreates the real one.
     StandIn,
+    /// Compose recreates it through us: the new container starts first, and the kernel leads the traffic.
+    Rolling,
     /// Compose recreates it; its restart is an interruption.
     InPlace,
 }
@@ -126,7 +128,7 @@ impl ServiceSettings {
         for (key, value) in mapping(place, value)? {
             let place = format!("{place}.{key}");
             match key.as_str() {
-                "strategy" => settings.strategy = Some(word(&place, value, &["stand-in", "in-place"])?),
+                "strategy" => settings.strategy = Some(word(&place, value, &["stand-in", "rolling", "in-place"])?),
                 "volumes" => settings.volumes = volumes(&place, value)?,
                 "fronts" => {
                     let names =

@@ -9,6 +9,7 @@ use crate::plan::references::known_database;
 use crate::plan::{Refusal, RefusalKind};
 use crate::project::{Project, Service};
 use crate::settings::{Strategy, VolumeUse};
+use crate::update_config::Order;
 
 /// The answer for one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub fn anonymous_paths(
 }
 
 fn cannot_run_twice(service: &Service) -> Option<String> {
-    if service.update_order.as_deref() == Some("stop-first") {
+    if service.update.order == Some(Order::StopFirst) {
         return Some("deploy.update_config.order is stop-first".to_owned());
     }
     if let Some(mode) = service.network_mode.as_deref().filter(|mode| !mode.starts_with("service:") && *mode != "none")

@@ -6,6 +6,7 @@ pub mod change;
 pub mod doubling;
 mod group;
 pub mod references;
+mod rolling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,9 @@ use crate::plan::references::References;
 use crate::project::{Port, Project, Service};
 use crate::settings::VolumeUse;
 use crate::standin;
+
+use rolling::Rolled;
+pub use rolling::RollingPlan;
 
 /// What the user asked for, besides the project itself.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +44,8 @@ pub enum Action {
     Keep,
     /// A stand-in serves while Compose recreates it.
     StandIn,
+    /// Compose recreates it; the new container starts first and the kernel leads the traffic.
+    Rolling,
     /// Compose recreates it, and whoever uses it notices.
     InPlace,
     /// Compose recreates it; it has no traffic that handover knows of.
@@ -58,6 +64,7 @@ impl Action {
         match self {
             Self::Keep => "keep",
             Self::StandIn => "stand-in",
+            Self::Rolling => "rolling",
             Self::InPlace => "in-place",
             Self::Recreate => "recreate",
             Self::Create => "create",
@@ -137,6 +144,8 @@ pub struct Plan {
     pub services: Vec<ServicePlan>,
     /// The stand-in, if one is needed.
     pub standin: Option<StandInPlan>,
+    /// Services that are rolled.
+    pub rolling: Vec<RollingPlan>,
     /// Services without a container that the stand-in uses and that keep state: Compose makes them first.
     pub create_first: Vec<String>,
     /// Whether networks or volumes of the project are missing that the stand-in needs.
@@ -178,6 +187,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
         project: project.name.clone(),
         services: Vec::new(),
         standin: None,
+        rolling: Vec::new(),
         create_first: Vec::new(),
         create_resources: false,
         renew: Vec::new(),
@@ -197,9 +207,10 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
     let changed = changed_services(&changes);
     let fronted = references::add_fronted(&mut references, project, &changed);
     let group = Group::of(project, observed, &references, &changes);
+    let rolled = Rolled::of(project, observed, &references, &changes, &group.members);
 
     for name in &selected {
-        plan.services.push(service_plan(name, project, observed, &changes, &group, &references));
+        plan.services.push(service_plan(name, project, observed, &changes, &group, &rolled, &references));
     }
     for (service, fronts) in fronted {
         if group.members.contains(&service) {
@@ -209,7 +220,8 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
             ));
         }
     }
-    plan.refusals.extend(group.refusals.iter().cloned());
+    plan.rolling = rolled.plans(project);
+    plan.refusals.extend(group.refusals.iter().chain(&rolled.refusals).cloned());
     refuse_interruptions(&mut plan, project, request);
     refuse_replaced_networks(&mut plan, project, observed, request, &group);
     note_kept_volumes(&mut plan, project, observed, &changes);
@@ -347,6 +359,7 @@ fn service_plan(
     observed: &Observation,
     changes: &BTreeMap<String, Change>,
     group: &Group,
+    rolled: &Rolled,
     references: &References,
 ) -> ServicePlan {
     let service = &project.services[name];
@@ -356,9 +369,10 @@ fn service_plan(
         Change::Missing => (Action::Create, "it has no container yet".to_owned()),
         Change::Stopped => (Action::Start, "it does not run".to_owned()),
         Change::Scaled { from, to } => (Action::Scale, format!("{from} containers, {to} wanted")),
-        Change::Changed(reason) => match interruption(service, observed, group) {
-            Some(why) => (Action::InPlace, format!("{reason}; {why}")),
-            None => (Action::Recreate, format!("{reason}; no traffic reaches it through this project's ports")),
+        Change::Changed(reason) => match (rolled.services.get(name), interruption(service, observed, group, rolled)) {
+            (Some(evidence), _) => (Action::Rolling, format!("{reason}; {evidence}")),
+            (None, Some(why)) => (Action::InPlace, format!("{reason}; {why}")),
+            (None, None) => (Action::Recreate, format!("{reason}; no traffic reaches it that handover knows of")),
         },
     };
     ServicePlan { service: name.to_owned(), action, reason }
@@ -376,16 +390,14 @@ fn standin_reason(change: &Change, name: &str, references: &References, group: &
 }
 
 /// Why recreating a service outside the group interrupts somebody; `None` when nobody is known to notice.
-fn interruption(service: &Service, observed: &Observation, group: &Group) -> Option<String> {
+fn interruption(service: &Service, observed: &Observation, group: &Group, rolled: &Rolled) -> Option<String> {
     if !observed.of_service(&service.name).any(|container| container.running) {
         return None;
     }
     if let Some(reason) = group.in_place.get(&service.name) {
         return Some(format!("restarted in place: {reason}"));
     }
-    service
-        .announcement()
-        .map(|evidence| format!("a proxy finds it by {evidence}: a second copy would make the proxy drop its route"))
+    rolled.in_place.get(&service.name).cloned()
 }
 
 fn refuse_interruptions(plan: &mut Plan, project: &Project, request: &Request) {

@@ -22,7 +22,8 @@ pub fn declared(project: &Project) -> References {
 }
 
 /// Adds, for each changed service that publishes nothing, that no service refers to and that no proxy finds by itself, the
-/// entry services on a common network: they are taken to front it. Returns what was added as (service, entry services).
+/// entry services on a common network: they are taken to front it, unless they are proxies that find others by what those
+/// announce. Returns what was added as (service, entry services).
 pub fn add_fronted(
     references: &mut References,
     project: &Project,
@@ -40,7 +41,8 @@ pub fn add_fronted(
         let fronts: Vec<String> = project
             .services
             .values()
-            .filter(|entry| entry.is_entry() && known_database(&entry.image).is_none() && share_network(entry, service))
+            .filter(|entry| entry.is_entry() && known_database(&entry.image).is_none() && !finds_announced(entry))
+            .filter(|entry| share_network(entry, service))
             .map(|entry| entry.name.clone())
             .collect();
         for entry in &fronts {
@@ -119,6 +121,11 @@ pub fn known_database(image: &str) -> Option<&'static str> {
     ];
     let without_tag = image.rsplit('/').next().unwrap_or(image).split([':', '@']).next().unwrap_or(image);
     KNOWN.into_iter().find(|name| without_tag.contains(name))
+}
+
+/// Whether a service is a proxy that finds others by what they announce: it reads the engine's socket.
+fn finds_announced(service: &Service) -> bool {
+    service.mounts.iter().any(|mount| mount.target.ends_with("docker.sock"))
 }
 
 fn share_network(a: &Service, b: &Service) -> bool {

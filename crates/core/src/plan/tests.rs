@@ -197,8 +197,7 @@ fn an_announced_service_never_gets_a_stand_in() {
     let mut observed = settled(&project);
     new_image(&mut observed, "app");
     let plan = plan(&project, &observed, &Request::default());
-    assert_eq!(actions(&plan)[0], ("app", Action::InPlace));
-    assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
+    assert_eq!(actions(&plan)[0], ("app", Action::Rolling));
     assert_eq!(plan.standin, None);
 }
 
@@ -291,4 +290,83 @@ fn containers_that_compose_would_recreate_unasked_are_found() {
     let plan = plan(&project, &observed, &Request::default());
     let recreated = ["docker-websocket-1".to_owned(), "docker-redis-1".to_owned(), "docker-new-1".to_owned()];
     assert_eq!(plan.not_named(&recreated, &observed), ["docker-redis-1"]);
+}
+
+/// An app that Traefik finds by label, what the app uses, and a worker; Traefik itself is in the same project.
+const ANNOUNCED: &str = r#"{"name":"shop","services":{
+  "app":{"image":"app:1","labels":{"traefik.enable":"true"},"networks":{"default":null},
+     "depends_on":{"api":{"condition":"service_started"}}},
+  "api":{"image":"api:1","expose":["80"],"networks":{"default":null}},
+  "worker":{"image":"worker:1","networks":{"default":null}},
+  "proxy":{"image":"traefik:3","networks":{"default":null},"ports":[{"target":80,"published":"80"}],
+     "volumes":[{"type":"bind","source":"/var/run/docker.sock","target":"/var/run/docker.sock","read_only":true}]}},
+ "networks":{"default":{"name":"shop_default"}}}"#;
+
+fn action_of(plan: &Plan, service: &str) -> Action {
+    plan.services.iter().find(|planned| planned.service == service).unwrap().action
+}
+
+#[test]
+fn what_a_proxy_finds_is_rolled_with_what_it_uses_and_the_proxy_is_left_alone() {
+    let project = parse(ANNOUNCED);
+    let mut observed = settled(&project);
+    ["app:1", "api:1", "worker:1"].iter().for_each(|image| new_image(&mut observed, image));
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(
+        actions(&plan),
+        [("api", Action::Rolling), ("app", Action::Rolling), ("proxy", Action::Keep), ("worker", Action::Recreate)]
+    );
+    assert_eq!(plan.standin, None);
+    assert!(plan.services[1].reason.contains("label traefik.enable"), "{}", plan.services[1].reason);
+    assert!(plan.services[0].reason.contains("app passes requests to it"), "{}", plan.services[0].reason);
+}
+
+#[test]
+fn a_container_of_another_project_on_its_network_is_evidence_that_it_is_used() {
+    let project = parse(
+        r#"{"name":"p","services":{"web":{"image":"w:1","networks":{"edge":null}}},
+        "networks":{"edge":{"name":"edge","external":true}}}"#,
+    );
+    let mut observed = settled(&project);
+    new_image(&mut observed, "w:1");
+    assert_eq!(action_of(&plan(&project, &observed, &Request::default()), "web"), Action::Recreate);
+    let networks = [("edge".to_owned(), crate::observation::Endpoint::default())].into();
+    observed.foreign.push(Container { name: "caddy".into(), running: true, networks, ..Default::default() });
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(action_of(&plan, "web"), Action::Rolling);
+    assert!(plan.services[0].reason.contains("container caddy shares network edge"), "{}", plan.services[0].reason);
+}
+
+#[test]
+fn what_cannot_run_twice_is_not_rolled_without_consent() {
+    for (more, words) in [
+        (r#""deploy":{"update_config":{"order":"stop-first"}}"#, "stop-first"),
+        (r#""post_start":[{"command":["x"]}]"#, "post_start"),
+        (r#""configs":[{"source":"c","target":"/c"}]"#, "configs c"),
+    ] {
+        let json = format!(
+            r#"{{"name":"p","services":{{"web":{{"image":"w:1","labels":{{"traefik.enable":"true"}},"networks":{{"default":null}},{more}}}}},
+            "networks":{{"default":{{"name":"d"}}}},"configs":{{"c":{{"content":"x"}}}}}}"#
+        );
+        let project = parse(&json);
+        let mut observed = settled(&project);
+        new_image(&mut observed, "w:1");
+        let plan = plan(&project, &observed, &Request::default());
+        assert_eq!(action_of(&plan, "web"), Action::InPlace);
+        assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
+        assert!(plan.services[0].reason.contains(words), "{}", plan.services[0].reason);
+    }
+}
+
+#[test]
+fn fixed_ports_cannot_be_rolled_and_the_way_out_is_named() {
+    let project = parse(
+        r#"{"name":"p","services":{"web":{"image":"w:1","networks":{"default":null},"ports":[{"target":80,"published":"80"}]}},
+        "networks":{"default":{"name":"d"}},"x-handover":{"services":{"web":{"strategy":"rolling"}}}}"#,
+    );
+    let mut observed = settled(&project);
+    new_image(&mut observed, "w:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert!(plan.refusals.iter().any(|refusal| refusal.hint.contains("stand-in")), "{:?}", plan.refusals);
 }

@@ -264,7 +264,7 @@ impl Deploy {
         observed: &Observation,
     ) -> Result<DrainSummary> {
         let members = standin.tiers.iter().flatten().filter_map(|name| self.project.services.get(name));
-        let monitor = members.filter_map(|service| service.monitor_seconds).fold(0.0, f64::max);
+        let monitor = members.map(|service| service.update.monitor).fold(0.0, f64::max);
         let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
         let _waiting = self.events.waiting();
         let drained = drains.finish(&self.session, &self.events);

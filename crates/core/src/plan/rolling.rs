@@ -1,0 +1,203 @@
+//! Which services are rolled: Compose recreates them, the new container starts first, and the kernel leads the traffic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::observation::Observation;
+use crate::plan::change::Change;
+use crate::plan::doubling::{Doubling, doubling};
+use crate::plan::references::{References, reachable};
+use crate::plan::{Refusal, RefusalKind};
+use crate::project::{Project, Service};
+use crate::settings::Strategy;
+use crate::update_config::{Order, UpdateConfig};
+
+/// A service that is rolled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RollingPlan {
+    /// Name of the service.
+    pub service: String,
+    /// How many containers it has afterwards.
+    pub replicas: usize,
+    /// How its containers are replaced.
+    pub update: UpdateConfig,
+}
+
+/// What was decided about services outside the stand-in group that somebody uses.
+#[derive(Debug, Default)]
+pub(super) struct Rolled {
+    /// Services that are rolled, with the evidence that somebody would notice otherwise.
+    pub(super) services: BTreeMap<String, String>,
+    /// Services with such evidence that cannot be rolled, with the reason: they are restarted in place.
+    pub(super) in_place: BTreeMap<String, String>,
+    /// Services that nobody has said of whether they may run twice, and wishes that cannot be met.
+    pub(super) refusals: Vec<Refusal>,
+}
+
+impl Rolled {
+    /// Decides for all services that run, that change (in what they are or in number), and that have no stand-in.
+    pub(super) fn of(
+        project: &Project,
+        observed: &Observation,
+        references: &References,
+        changes: &BTreeMap<String, Change>,
+        standins: &BTreeSet<String>,
+    ) -> Self {
+        let mut rolled = Self::default();
+        let used = used_by_others(project, observed, references, standins);
+        for (name, change) in changes {
+            let service = &project.services[name];
+            let moves = matches!(change, Change::Changed(_) | Change::Scaled { .. });
+            if !moves
+                || standins.contains(name)
+                || settings.strategy == Some(Strategy::InPlace)
+                || !runs(observed, name)
+            {
+                continue;
+            }
+            let asked = settings.strategy == Some(Strategy::Rolling);
+            if asked && service.is_entry() {
+                rolled.refusals.push(cannot_hold_port_twice(service));
+                continue;
+            }
+            let Some(evidence) = used.get(name).filter(|_| !service.is_entry()).cloned() else {
+                continue;
+            };
+            let cannot = cannot_be_rolled(service, project, changes);
+            match (doubling(service, project, observed), cannot) {
+                (Doubling::Never(reason), _) | (_, Some(reason)) => {
+                    rolled.in_place.insert(name.clone(), format!("{evidence}; it cannot be rolled: {reason}"));
+                }
+                (Doubling::Allowed, None) => {
+                    rolled.services.insert(name.clone(), evidence);
+                }
+                (Doubling::Undeclared(refusal), None) => {
+                    rolled.refusals.push(refusal);
+                    rolled.services.insert(name.clone(), evidence);
+                }
+            }
+        }
+        rolled
+    }
+
+    /// What execution needs of the services that are rolled.
+    pub(super) fn plans(&self, project: &Project) -> Vec<RollingPlan> {
+        let services = self.services.keys().map(|name| &project.services[name]);
+        services
+            .map(|service| RollingPlan {
+                service: service.name.clone(),
+                replicas: service.replicas as usize,
+                update: service.update.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Services whose traffic does not come through this project's own ports, with the evidence: those that a proxy finds or that
+/// share a network with others' containers, and what they pass requests to.
+fn used_by_others(
+    project: &Project,
+    observed: &Observation,
+    references: &References,
+    standins: &BTreeSet<String>,
+) -> BTreeMap<String, String> {
+    let mut used: BTreeMap<String, String> = BTreeMap::new();
+    for service in project.services.values().filter(|service| !standins.contains(&service.name)) {
+        if let Some(evidence) = evidence(service, project, observed) {
+            used.insert(service.name.clone(), evidence);
+        }
+    }
+    let all: BTreeSet<String> = project.services.keys().cloned().collect();
+    for (name, evidence) in used.clone() {
+        for behind in reachable(references, &BTreeSet::from([name.clone()]), &all) {
+            used.entry(behind).or_insert_with(|| format!("{name} passes requests to it, and for {name}: {evidence}"));
+        }
+    }
+    used
+}
+
+fn evidence(service: &Service, project: &Project, observed: &Observation) -> Option<String> {
+    if project.settings.service(&service.name).strategy == Some(Strategy::Rolling) {
+        return Some("x-handover says strategy: rolling".to_owned());
+    }
+    if let Some(evidence) = service.announcement() {
+        return Some(format!("a proxy finds it by {evidence}"));
+    }
+    if service.update.order == Some(Order::StartFirst) {
+        return Some("deploy.update_config.order is start-first".to_owned());
+    }
+    let containers: Vec<_> = observed.of_service(&service.name).filter(|container| container.running).collect();
+    let shares = |network: &String| containers.iter().any(|container| container.networks.contains_key(network));
+    let outside = observed.foreign.iter().filter(|other| other.running);
+    outside
+        .flat_map(|other| other.networks.keys().map(move |network| (other, network)))
+        .find(|(_, network)| !ENGINE_NETWORKS.contains(&network.as_str()) && shares(network))
+        .map(|(other, network)| format!("container {} shares network {network} with it", other.name))
+}
+
+/// Networks that the engine makes itself; what happens to be on them has nothing to do with each other.
+const ENGINE_NETWORKS: [&str; 3] = ["bridge", "host", "none"];
+
+fn runs(observed: &Observation, name: &str) -> bool {
+    observed.of_service(name).any(|container| container.running)
+}
+
+/// Why the new container cannot run beside the old one, apart from what it keeps.
+fn cannot_be_rolled(service: &Service, project: &Project, changes: &BTreeMap<String, Change>) -> Option<String> {
+    if service.networks.is_empty() {
+        return Some("it has no network of its own".to_owned());
+    }
+    let endpoints = service.raw.get("networks").and_then(Value::as_object);
+    let fixed =
+        |endpoint: &Value| ["ipv4_address", "ipv6_address", "mac_address"].into_iter().find(|key| has(endpoint, key));
+    if let Some(key) = endpoints.into_iter().flatten().find_map(|(_, endpoint)| fixed(endpoint)) {
+        return Some(format!("its {key} is fixed, and two containers cannot have it"));
+    }
+    let joins = |other: &&Service| {
+        let modes = ["network_mode", "ipc", "pid"].into_iter().filter_map(|key| other.raw.get(key)?.as_str());
+        modes.into_iter().any(|mode| mode.strip_prefix("service:") == Some(&service.name))
+    };
+    if let Some(other) = project.services.values().find(joins) {
+        return Some(format!("{} lives in its namespaces", other.name));
+    }
+    let restarting = |parent: &&String| matches!(changes.get(*parent), Some(Change::Changed(_)));
+    let parents = service.depends_on.iter().filter(|(_, dependency)| dependency.restart).map(|(parent, _)| parent);
+    if let Some(parent) = parents.into_iter().find(restarting) {
+        return Some(format!("Compose stops it before it recreates {parent} (depends_on with restart, links)"));
+    }
+    only_when_compose_starts(service, project)
+        .map(|what| format!("{what} is only done when Compose itself starts the container"))
+}
+
+fn has(mapping: &Value, key: &str) -> bool {
+    mapping.get(key).is_some_and(|value| !value.is_null())
+}
+
+/// What Compose does with a container only when it starts it itself, right before or after.
+fn only_when_compose_starts(service: &Service, project: &Project) -> Option<String> {
+    if service.raw.get("post_start").and_then(Value::as_array).is_some_and(|hooks| !hooks.is_empty()) {
+        return Some("post_start".to_owned());
+    }
+    for section in ["configs", "secrets"] {
+        let references = service.raw.get(section).and_then(Value::as_array);
+        let sources = references.into_iter().flatten().filter_map(|entry| entry.get("source")?.as_str());
+        for source in sources {
+            let definition = project.document.get(section).and_then(|entries| entries.get(source));
+            if definition.is_some_and(|definition| has(definition, "content") || has(definition, "environment")) {
+                return Some(format!("writing {section} {source}, which is in no file,"));
+            }
+        }
+    }
+    None
+}
+
+fn cannot_hold_port_twice(service: &Service) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Project,
+        service: Some(service.name.clone()),
+        what: "cannot be rolled".to_owned(),
+        why: "it publishes fixed ports, and two containers cannot hold one port of the host".to_owned(),
+        hint: format!("leave `strategy` out for {}: a stand-in keeps its ports open", service.name),
+    }
+}
