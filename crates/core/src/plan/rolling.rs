@@ -49,19 +49,16 @@ impl Rolled {
         for (name, change) in changes {
             let service = &project.services[name];
             let moves = matches!(change, Change::Changed(_) | Change::Scaled { .. });
-            if !moves
-                || standins.contains(name)
-                || settings.strategy == Some(Strategy::InPlace)
-                || !runs(observed, name)
-            {
+            if !moves || !runs(observed, name) {
                 continue;
             }
-            let asked = settings.strategy == Some(Strategy::Rolling);
-            if asked && service.is_entry() {
-                rolled.refusals.push(cannot_hold_port_twice(service));
+            if service.is_entry() {
+                if project.settings.service(name).strategy == Some(Strategy::Rolling) {
+                    rolled.refusals.push(cannot_hold_port_twice(service));
+                }
                 continue;
             }
-            let Some(evidence) = used.get(name).filter(|_| !service.is_entry()).cloned() else {
+            let Some(evidence) = used.get(name).filter(|_| !standins.contains(name)).cloned() else {
                 continue;
             };
             let cannot = cannot_be_rolled(service, project, changes);
