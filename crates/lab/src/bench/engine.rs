@@ -25,6 +25,11 @@ impl Engine {
         }
     }
 
+    /// The file of its socket.
+    pub(super) fn socket(&self) -> String {
+        self.socket.display().to_string()
+    }
+
     /// The answer to a GET.
     pub(super) fn get(&self, path: &str) -> Result<Value> {
         let what = || format!("GET {path} of {}", self.socket.display());
@@ -51,6 +56,13 @@ impl Engine {
         let containers = self.containers(project)?;
         let mounts = containers.iter().filter_map(|container| container["Mounts"].as_array()).flatten();
         Ok(mounts.filter(|mount| mount["Type"] == "volume").filter_map(|mount| text(&mount["Name"])).collect())
+    }
+
+    /// Whether no container of the project waits for its health check any more.
+    pub(super) fn is_healthy(&self, project: &str) -> Result<bool> {
+        let status = |container: &Value| text(&container["Status"]).unwrap_or_default();
+        let waits = |status: String| status.contains("(health: starting)") || status.contains("(unhealthy)");
+        Ok(!self.containers(project)?.iter().map(status).any(waits))
     }
 
     /// All TCP ports that a project's containers expose or publish, at the containers' own addresses.

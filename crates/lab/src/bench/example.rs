@@ -13,16 +13,25 @@ use crate::load::{Kind, Load, LoadSpec, StreamSpec};
 pub(super) const OLD: &str = "v1";
 pub(super) const NEW: &str = "v2";
 
+/// How handover deploys an example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Road {
+    StandIn,
+    /// This service; it publishes no port.
+    Rolling(&'static str),
+}
+
 /// One example.
 #[derive(Debug)]
 pub(super) struct Example {
     pub(super) name: &'static str,
     pub(super) project: &'static str,
+    pub(super) road: Road,
     root: PathBuf,
     handover: PathBuf,
     /// What both Compose and handover are told.
     options: Vec<String>,
-    environment: Vec<(&'static str, &'static str)>,
+    environment: Vec<(&'static str, String)>,
     /// The variable that names the version.
     version: &'static str,
     /// Whether a deploy pulls, from the registry on loopback.
@@ -35,12 +44,13 @@ pub(super) struct Example {
 }
 
 impl Example {
-    pub(super) fn named(name: &str, options: &BenchOptions) -> Result<Self> {
+    pub(super) fn named(name: &str, engine: &Engine, options: &BenchOptions) -> Result<Self> {
         let folder = options.root.join("examples").join(name);
         let path = |file: &str| folder.join(file).display().to_string();
-        let of_both = Self {
+        let of_all = Self {
             name: "web",
             project: "benchweb",
+            road: Road::StandIn,
             root: options.root.clone(),
             handover: options.handover.clone(),
             options: Vec::new(),
@@ -54,9 +64,9 @@ impl Example {
         match name {
             "web" => Ok(Self {
                 options: ["-p", "benchweb", "-f", &path("compose.yaml")].map(str::to_owned).to_vec(),
-                environment: vec![("WEB_PORT", "18080")],
+                environment: vec![("WEB_PORT", "18080".to_owned())],
                 streams: web_load("127.0.0.1:18080"),
-                ..of_both
+                ..of_all
             }),
             "reference" => Ok(Self {
                 name: "reference",
@@ -70,7 +80,7 @@ impl Example {
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
-                environment: vec![
+                environment: [
                     ("HTTP_PORT", "18081"),
                     ("HTTPS_PORT", "18443"),
                     ("WS_PORT", "18090"),
@@ -83,14 +93,25 @@ impl Example {
                     ("PHP_FPM_SERVER", "benchref_php-fpm_1:9000"),
                     ("COMPOSE_PROJECT_NAME", "benchref"),
                     ("COMPOSE_COMPATIBILITY", "true"),
-                ],
+                ]
+                .map(|(name, value)| (name, value.to_owned()))
+                .to_vec(),
                 version: "TAG",
                 pulls: true,
                 renews: true,
                 streams: reference_load("127.0.0.1:18081", "127.0.0.1:18090", "127.0.0.1:16379"),
-                ..of_both
+                ..of_all
             }),
-            _ => Err(failed(format!("no example {name}"), "there are web and reference")),
+            "traefik" => Ok(Self {
+                name: "traefik",
+                project: "benchtraefik",
+                road: Road::Rolling("app"),
+                options: ["-p", "benchtraefik", "-f", &path("compose.yaml")].map(str::to_owned).to_vec(),
+                environment: vec![("PORT", "18082".to_owned()), ("DOCKER_SOCKET", engine.socket())],
+                streams: traefik_load("127.0.0.1:18082"),
+                ..of_all
+            }),
+            _ => Err(failed(format!("no example {name}"), "there are web, reference and traefik")),
         }
     }
 
@@ -106,8 +127,12 @@ impl Example {
                 command
             }
             Method::Script => {
-                let mut command = Command::new(self.root.join("scripts/scripted-deploy"));
-                command.arg(self.name).args(&self.options).env("PULL", if self.pulls { "yes" } else { "no" });
+                let (script, what) = match self.road {
+                    Road::StandIn => ("scripts/scripted-deploy", self.name),
+                    Road::Rolling(service) => ("scripts/scale-up-deploy", service),
+                };
+                let mut command = Command::new(self.root.join(script));
+                command.arg(what).args(&self.options).env("PULL", if self.pulls { "yes" } else { "no" });
                 self.in_environment(command, NEW)
             }
         };
@@ -160,8 +185,17 @@ impl Example {
         self.in_environment(command, version)
     }
 
+    /// The command that brings the new version of one service up in another project, without what it depends on.
+    pub(super) fn alone(&self, project: &str, service: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        // The last -p counts.
+        command.args(["compose", "--progress", "quiet"]).args(&self.options).args(["-p", project]).args(words);
+        command.args((words[0] == "up").then_some(service));
+        self.in_environment(command, NEW)
+    }
+
     fn in_environment(&self, mut command: Command, version: &str) -> Command {
-        command.envs(self.environment.iter().copied()).env(self.version, version);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value))).env(self.version, version);
         command
     }
 }
@@ -187,6 +221,17 @@ fn reference_load(web: &str, websocket: &str, redis: &str) -> Vec<StreamSpec> {
         StreamSpec::new(Kind::Download, 2.0, web).path("/download.php?mb=2&seconds=1"),
         StreamSpec { any_reply: true, ..StreamSpec::new(Kind::Websocket, 8.0, websocket) },
         StreamSpec::new(Kind::RedisPing, 10.0, redis),
+    ]
+}
+
+fn traefik_load(web: &str) -> Vec<StreamSpec> {
+    vec![
+        StreamSpec::new(Kind::New, 70.0, web),
+        StreamSpec::new(Kind::Keepalive, 70.0, web),
+        StreamSpec::new(Kind::Slow, 20.0, web),
+        StreamSpec { rate: 20.0, ..post(web, "/post") },
+        StreamSpec::new(Kind::Download, 2.0, web).path("/download?bytes=2000000&ms=1000"),
+        StreamSpec::new(Kind::Websocket, 8.0, web),
     ]
 }
 

@@ -15,7 +15,7 @@ pub struct Results {
     pub machine: Machine,
     /// Each deploy.
     pub rounds: Vec<Round>,
-    /// The same stand-in, brought up by Compose on idle ports.
+    /// The same containers, brought up by Compose while nobody waits for them.
     pub bring_ups: Vec<BringUp>,
     /// A deploy that has nothing to do.
     pub unchanged: Option<Unchanged>,
@@ -36,14 +36,14 @@ pub struct Machine {
 }
 
 /// A way to deploy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// `handover up`
     Handover,
     /// `docker compose up -d`
     Compose,
-    /// `scripts/scripted-deploy`
+    /// `scripts/scripted-deploy`, or behind a proxy `scripts/scale-up-deploy`
     Script,
 }
 
@@ -56,7 +56,7 @@ impl Method {
         match self {
             Self::Handover => "`handover up`",
             Self::Compose => "`docker compose up -d`",
-            Self::Script => "scripted deploy",
+            Self::Script => "script",
         }
     }
 }
@@ -119,14 +119,14 @@ pub struct Step {
     pub to_s: f64,
 }
 
-/// One bring-up of the stand-in by Compose alone.
+/// One bring-up of the new containers by Compose alone: of the stand-in, or of what is rolled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BringUp {
     /// The example.
     pub example: String,
     /// The round.
     pub round: usize,
-    /// Until all its ports accept.
+    /// Until all its ports accept and its health checks say yes.
     pub seconds: f64,
 }
 

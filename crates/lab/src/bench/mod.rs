@@ -1,5 +1,5 @@
 //! The benchmark: the same stack under the same load, deployed by `handover up`, by `docker compose up -d` and by a
-//! script, in turn; and what it takes Compose to bring up the very same stand-in on idle ports.
+//! script, in turn; and what it takes Compose to bring up the very same containers while nobody waits for them.
 //!
 //! It runs in the network namespace of the engine (`scripts/bench` sees to that). Every number comes from the run.
 
@@ -8,9 +8,9 @@ mod engine;
 mod example;
 mod measure;
 mod process;
-mod standin;
 mod table;
 mod unchanged;
+mod yardstick;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ pub use measure::{BringUp, Machine, Method, Results, Round, Step, Unchanged};
 use crate::load::LoadError;
 use engine::Engine;
 use example::Example;
+use yardstick::Yardstick;
 
 /// What to measure, and with what.
 #[derive(Clone, Debug)]
@@ -32,8 +33,10 @@ pub struct BenchOptions {
     pub out: PathBuf,
     /// The engine's name in the results.
     pub engine: String,
-    /// The examples: `web`, `reference`.
+    /// The examples: `web`, `reference`, `traefik`.
     pub examples: Vec<String>,
+    /// The ways to deploy.
+    pub methods: Vec<Method>,
     /// How often each deploy is measured.
     pub rounds: usize,
     /// How long the load runs before a deploy, in seconds.
@@ -87,7 +90,7 @@ pub fn run(options: &BenchOptions, say: &dyn Fn(&str)) -> Result<Results> {
     let engine = Engine::from_environment()?;
     let mut results = Results { machine: measure::machine(&engine, &options.engine)?, ..Results::default() };
     for name in &options.examples {
-        let mut example = Example::named(name, options)?;
+        let mut example = Example::named(name, &engine, options)?;
         let outcome = measure_example(&mut example, &engine, options, &logs, &mut results, say);
         say(&format!("{name}: clean up"));
         let cleaned = example.down(&engine, &logs);
@@ -115,20 +118,24 @@ fn measure_example(
     say: &dyn Fn(&str),
 ) -> Result<()> {
     // Not measured: the helper's image is imported, everything is read from the disk once, and the stand-in is recorded.
-    say(&format!("{}: warm up, record the stand-in", example.name));
+    say(&format!("{}: warm up", example.name));
     example.fresh(engine, logs)?;
-    let recorded = standin::record(example, options, logs)?;
+    let yardstick = match options.methods.contains(&Method::Handover) {
+        true => Some(Yardstick::of(example, options, logs)?),
+        false => None,
+    };
     for round in 1..=options.rounds {
-        for method in Method::ALL {
+        for &method in &options.methods {
             example.fresh(engine, logs)?;
             let measured = deploy::measure(example, method, round, options, logs)?;
             say(&measured.in_brief());
             results.rounds.push(measured);
             save(results, options)?;
         }
+        let Some(yardstick) = &yardstick else { continue };
         example.fresh(engine, logs)?;
-        let seconds = standin::bring_up(example, engine, &recorded, round, options, logs)?;
-        say(&format!("{} round {round}, the same stand-in on idle ports: {seconds:.2} s", example.name));
+        let seconds = yardstick.bring_up(example, engine, round, options, logs)?;
+        say(&format!("{} round {round}, the same by Compose, nobody waiting: {seconds:.2} s", example.name));
         results.bring_ups.push(BringUp { example: example.name.to_owned(), round, seconds });
         save(results, options)?;
     }

@@ -83,7 +83,7 @@ fn render_example(text: &mut String, results: &Results, example: &str) {
     }
     let ours = || rounds(Method::Handover);
     let peak = spread(ours().map(|round| round.peak_kib as f64).collect(), mebibytes);
-    // Pulling is the same for all, and the stand-in on idle ports has its images.
+    // Pulling is the same for all, and the yardstick has its images.
     let live: Vec<f64> = ours().filter_map(|round| Some(round.own_live_s? - round.step_s("images"))).collect();
     let bring_ups = results.bring_ups.iter().filter(|bring_up| bring_up.example == example);
     let idle: Vec<f64> = bring_ups.map(|bring_up| bring_up.seconds).collect();
@@ -91,7 +91,7 @@ fn render_example(text: &mut String, results: &Results, example: &str) {
     let rows = [
         ("peak memory (target: under 64 MiB)", peak),
         ("live, without the pull", spread(live, seconds)),
-        ("the same stand-in, by Compose on idle ports", spread(idle, seconds)),
+        ("the same containers, by Compose, nobody waiting", spread(idle, seconds)),
         ("live over that (target: at most 1.25)", against.map_or_else(none, ratio)),
     ];
     for (title, cell) in rows {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use handover_lab::bench::{BenchOptions, run as run_bench, table};
+use handover_lab::bench::{BenchOptions, Method, run as run_bench, table};
 
 /// The arguments of the benchmark.
 ///
@@ -23,8 +23,11 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value = "engine")]
     engine: String,
     /// Which examples, by comma
-    #[arg(long, value_delimiter = ',', default_value = "web,reference")]
+    #[arg(long, value_delimiter = ',', default_value = "web,reference,traefik")]
     examples: Vec<String>,
+    /// Which ways to deploy, by comma
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "handover,compose,script")]
+    methods: Vec<Method>,
     /// How often each deploy is measured
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -44,6 +47,7 @@ pub(super) fn run(arguments: BenchArguments) -> ExitCode {
         out: arguments.out,
         engine: arguments.engine,
         examples: arguments.examples,
+        methods: arguments.methods,
         rounds: arguments.rounds,
         rest_s: arguments.rest,
         unchanged_services: arguments.unchanged_services,

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct LoadArguments {
-    /// KIND=RATE@TARGET[,OPTION=VALUE...], repeatable. Kinds: new, keepalive, post, post-new, slow, download, websocket,
+    /// KIND=RATE@TARGET[,OPTION=VALUE...], repeatable. Kinds: new, keepalive, post, post-new, slow, h2c, download, websocket,
     /// websocket-long, sse, udp, redis-ping, memcached, tcp-line. Options: name, path, host, netns, timeout_ms, connections,
     /// body_bytes, body_ms, session_ms, message_ms, new_socket, line, expect, redirects_ok, any_reply
     #[arg(long = "stream", value_name = "STREAM")]

@@ -23,7 +23,7 @@
 //!   to close first, so the server bears it; `redis-ping`, `memcached` and `tcp-line` close first: keep those below 400 a
 //!   second to one target.
 //! - Event streams and long WebSockets say nothing of a silent peer before their timeout.
-//! - HTTP/1.1 without TLS.
+//! - HTTP without TLS.
 
 mod netns;
 mod record;

@@ -36,6 +36,9 @@ pub enum Kind {
     PostNew,
     /// As keepalive, to `/slow?ms=400`.
     Slow,
+    /// GET of `/slow?ms=200` over HTTP/2 with prior knowledge, in streams side by side over few connections. Only what the server
+    /// says it has not looked at is sent again (*retried*).
+    H2c,
     /// GET of a large body that takes about 2 s, each on a connection of its own.
     Download,
     /// Opens a WebSocket, exchanges messages for about 1 s, closes it. Cut: failed.
@@ -79,7 +82,7 @@ pub struct StreamSpec {
     /// After this time without a complete answer a request has failed [default: 10000, udp 1000].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Size of the pool, or number of long connections [default: 8 for pools, 1 for the others].
+    /// Size of the pool, or number of long connections [default: 8 for pools of HTTP/1.1, 1 for the others].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<usize>,
     /// Length of a POST's body [default: 65536].

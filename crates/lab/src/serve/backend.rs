@@ -1,6 +1,5 @@
 //! The service behind the service.
 
-use std::io;
 use std::time::Duration;
 
 use crate::wire::{Answer, Failure, Pool, RequestPlan, Target, exchange_pooled};
@@ -16,13 +15,11 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Connects later. With `resolve_once` the name is looked up now and never again.
-    pub(super) async fn new(target: &Target, resolve_once: bool) -> io::Result<Self> {
-        let path = target.path.as_deref().unwrap_or("/");
-        let request = RequestPlan::new(path, &target.authority(), None, true);
-        let target =
-            if resolve_once { target.resolve().await.map_err(io::Error::other)?.into() } else { target.clone() };
-        Ok(Self { pool: Pool::new(target, KEPT_CONNECTIONS), request })
+    /// Connects later, to the upstream, with the path and the Host header of the target as it was named.
+    pub(super) fn new(upstream: Target, named: &Target) -> Self {
+        let path = named.path.as_deref().unwrap_or("/");
+        let request = RequestPlan::new(path, &named.authority(), None, true);
+        Self { pool: Pool::new(upstream, KEPT_CONNECTIONS), request }
     }
 
     /// Asks; a status other than 2xx is a failure.

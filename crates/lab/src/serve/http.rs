@@ -1,6 +1,7 @@
 //! The HTTP side: connections, routes, bodies.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +15,16 @@ use hyper::body::{Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use super::{Shared, websocket};
 use crate::wire::{FNV_SEED, accept_key, fnv1a};
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// A body that fails cuts its connection (or its stream, with HTTP/2).
+type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 const EVENT_INTERVAL: Duration = Duration::from_millis(100);
 const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(20);
@@ -79,8 +82,8 @@ async fn serve(stream: TcpStream, connection: Arc<Connection>) {
             Ok::<_, Infallible>(response)
         }
     });
-    let serving =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let mut stop = connection.stop.clone();
     tokio::select! {
@@ -109,6 +112,12 @@ impl Connection {
         let shared = &self.shared;
         shared.requests.fetch_add(1, Ordering::Relaxed);
         let mut facts = format!("version={} instance={}", shared.version, shared.instance);
+        if let Some(forward) = shared.forward.as_ref().filter(|_| request.uri().path() != "/healthz") {
+            return match forward.pass_on(request).await {
+                Ok(answer) => answer.map(|body| body.map_err(Into::into).boxed_unsync()),
+                Err(failure) => text(StatusCode::BAD_GATEWAY, format!("{failure}\n")),
+            };
+        }
         let (backend_version, mut response) = if request.uri().path() == "/healthz" {
             (None, self.health(&facts))
         } else {
@@ -284,7 +293,7 @@ fn text(status: StatusCode, content: String) -> Response<Body> {
 }
 
 fn whole(content: Bytes) -> Body {
-    Full::new(content).boxed_unsync()
+    Full::new(content).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn query_number(query: Option<&str>, name: &str) -> Option<u64> {

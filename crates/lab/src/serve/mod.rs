@@ -3,6 +3,7 @@
 //! In a test, [`Service::start`] runs it on threads of its own; the binary awaits [`Running::start`].
 
 mod backend;
+mod forward;
 mod http;
 mod options;
 mod redis;
@@ -20,7 +21,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use options::{OnTerm, ServeOptions};
 
+use crate::wire::Target;
 use backend::Backend;
+use forward::Forward;
 use redis::Redis;
 
 /// What all connections share.
@@ -31,6 +34,7 @@ struct Shared {
     started: Instant,
     health: Health,
     backend: Option<Backend>,
+    forward: Option<Forward>,
     redis: Option<Redis>,
     keepalive: Option<Duration>,
     requests: AtomicU64,
@@ -74,9 +78,17 @@ impl Running {
     /// # Errors
     /// When an address cannot be bound, the version file cannot be read, or `--backend-resolve-once` finds no address.
     pub async fn start(options: &ServeOptions) -> io::Result<Self> {
-        let backend = match &options.backend {
-            Some(target) => Some(Backend::new(target, options.backend_resolve_once).await?),
-            None => None,
+        let upstream = match &options.backend {
+            Some(target) if options.backend_resolve_once => {
+                let address = target.resolve().await.map_err(io::Error::other)?;
+                Some(Target { path: target.path.clone(), ..address.into() })
+            }
+            other => other.clone(),
+        };
+        let (forward, backend) = match (upstream, &options.backend) {
+            (Some(upstream), _) if options.backend_forward => (Some(Forward::new(&upstream)?), None),
+            (Some(upstream), Some(named)) => (None, Some(Backend::new(upstream, named))),
+            _ => (None, None),
         };
         let shared = Arc::new(Shared {
             version: options.effective_version()?,
@@ -88,6 +100,7 @@ impl Running {
                 file: options.health_file.clone(),
             },
             backend,
+            forward,
             redis: options.redis.clone().map(Redis::new),
             keepalive: options.keepalive_ms.map(Duration::from_millis),
             requests: AtomicU64::new(0),

@@ -12,14 +12,14 @@ pub enum OnTerm {
     /// Exit at once, with everything under way (what most applications do).
     #[default]
     Die,
-    /// Stop accepting, finish the requests under way, exit.
+    /// Stop accepting, finish the requests under way (answered with `Connection: close`, or after a GOAWAY), exit.
     Graceful,
 }
 
 /// How the service behaves. [`Default`] listens nowhere; name at least one address.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeOptions {
-    /// Serve HTTP at ADDR:PORT (repeatable; in the environment separated by commas).
+    /// Serve HTTP/1.1, and HTTP/2 with prior knowledge (h2c), at ADDR:PORT (repeatable; in the environment separated by commas).
     #[arg(long, env = "LAB_HTTP", value_name = "ADDR:PORT", value_delimiter = ',')]
     pub http: Vec<SocketAddr>,
     /// Echo UDP at ADDR:PORT (repeatable); the answer is `version=… instance=… ` and the datagram.
@@ -55,6 +55,10 @@ pub struct ServeOptions {
     /// Look the backend's name up once, at the start (as nginx does), and exit if it has no address.
     #[arg(long, env = "LAB_BACKEND_RESOLVE_ONCE")]
     pub backend_resolve_once: bool,
+    /// Pass each request on to the backend whole, as a proxy does, and its answer back, instead of asking it first (`/healthz` is
+    /// still answered here). A request that was sent is never sent again, not even a GET; it is answered with 502 if it fails.
+    #[arg(long, env = "LAB_BACKEND_FORWARD", requires = "backend")]
+    pub backend_forward: bool,
     /// Count every request in this Redis (INCR lab:requests); answer 500 if it fails.
     #[arg(long, env = "LAB_REDIS", value_name = "HOST:PORT")]
     pub redis: Option<Target>,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Failure, HttpConnection, Pool, ResponseHead, Target};
 
-const KEPT_OF_BODY: usize = 4096;
+pub(super) const KEPT_OF_BODY: usize = 4096;
 
 /// How a request's body is sent.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
+use hyper::HeaderMap;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +44,13 @@ enum Framing {
 }
 
 impl ResponseHead {
+    /// The head of an answer in a stream of HTTP/2, whose body has been read elsewhere.
+    pub(super) fn of_stream(status: u16, headers: &HeaderMap) -> Self {
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+        Self { status, keep_alive: true, headers, framing: Framing::Empty }
+    }
+
     /// The first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())

@@ -1,11 +1,12 @@
-//! What goes over the wire: a small HTTP/1.1 client whose every failure can be told apart, and WebSocket frames.
+//! What goes over the wire: small HTTP/1.1 and HTTP/2 clients whose every failure can be told apart, and WebSocket frames.
 //!
-//! It is written by hand because the load generator must know things that client libraries hide: whether an idle
+//! They are written by hand (HTTP/2 down to its frames, which are h2's) because the load generator must know things that client libraries hide: whether an idle
 //! connection was already closed before it was used again, and whether a request failed before or after the first byte
 //! of its answer.
 
 mod exchange;
 mod failure;
+mod h2c;
 mod http;
 mod pool;
 mod target;
@@ -13,6 +14,7 @@ mod websocket;
 
 pub use exchange::{Answer, BodyPlan, RequestPlan, exchange_once, exchange_pooled};
 pub use failure::Failure;
+pub use h2c::H2cPool;
 pub use http::{HttpConnection, ResponseHead};
 pub use pool::{Pool, Pooled};
 pub use target::{Target, TargetError};

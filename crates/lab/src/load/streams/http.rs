@@ -79,14 +79,7 @@ impl Client {
     }
 
     fn check(&self, answer: &Answer) -> Result<(), Failure> {
-        let spec = &self.context.spec;
-        match answer.head.status {
-            200..=299 => {}
-            300..=399 if spec.redirects_ok => {}
-            status => {
-                return Err(Failure::new(format!("status {status}"), sample(&answer.beginning)));
-            }
-        }
+        self.context.check_status(answer)?;
         if let Some(body) = &self.plan.body
             && contains(&answer.beginning, b" hash=")
         {

@@ -1,5 +1,6 @@
 //! The clients, kind by kind.
 
+mod h2c;
 mod http;
 mod line;
 mod pace;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::record::Recorder;
 use super::spec::{Kind, StreamSpec};
-use crate::wire::{Failure, Target};
+use crate::wire::{Answer, Failure, Target};
 
 /// What a stream's client needs to know.
 #[derive(Clone, Debug)]
@@ -41,6 +42,7 @@ pub(super) async fn run_all(contexts: Vec<StreamContext>) {
                 Kind::New | Kind::Keepalive | Kind::Post | Kind::PostNew | Kind::Slow | Kind::Download => {
                     http::run(context).await
                 }
+                Kind::H2c => h2c::run(context).await,
                 Kind::Websocket => websocket::run(context).await,
                 Kind::WebsocketLong => websocket_long::run(context).await,
                 Kind::Sse => sse::run(context).await,
@@ -75,6 +77,7 @@ impl StreamContext {
     fn path(&self) -> String {
         let default = match self.spec.kind {
             Kind::Slow => "/slow?ms=400",
+            Kind::H2c => "/slow?ms=200",
             Kind::Post | Kind::PostNew => "/post",
             Kind::Download => "/download?bytes=1000000&ms=2000",
             Kind::Websocket | Kind::WebsocketLong => "/ws",
@@ -104,6 +107,15 @@ impl StreamContext {
         match outcome {
             Ok(()) => self.recorder.succeeded(self.index, due),
             Err(failure) => self.recorder.failed(self.index, due, &failure),
+        }
+    }
+
+    /// Fails unless the status is a good one.
+    fn check_status(&self, answer: &Answer) -> Result<(), Failure> {
+        match answer.head.status {
+            200..=299 => Ok(()),
+            300..=399 if self.spec.redirects_ok => Ok(()),
+            status => Err(Failure::new(format!("status {status}"), sample(&answer.beginning))),
         }
     }
 
