@@ -43,6 +43,7 @@ fn a_good_service_gives_a_clean_report_for_every_kind_of_client() {
         post(Kind::Post),
         post(Kind::PostNew),
         StreamSpec::new(Kind::Slow, 20.0, http).path("/slow?ms=50"),
+        StreamSpec::new(Kind::H2c, 20.0, http).path("/slow?ms=50"),
         StreamSpec::new(Kind::Download, 10.0, http).path("/download?bytes=300001&ms=100"),
         websocket(10.0, http),
         StreamSpec::new(Kind::WebsocketLong, 30.0, http).connections(2),
@@ -160,6 +161,27 @@ fn a_get_that_meets_a_closing_connection_is_retried_and_a_post_fails() {
     assert_eq!(post.retried, 0, "{report}");
     assert!(errors(&report, "keepalive").iter().all(|(_, outcome)| *outcome == Outcome::Retried));
     assert!(errors(&report, "post").iter().all(|(_, outcome)| *outcome == Outcome::Failed));
+}
+
+#[test]
+fn streams_of_a_service_that_drains_end_well_and_those_of_one_that_dies_are_cut() {
+    let drained = service("v1");
+    let address = drained.http[0];
+    let load = start([StreamSpec::new(Kind::H2c, 100.0, address).path("/slow?ms=50")]);
+    until(&load, |progress| progress.total.ok >= 5);
+    load.mark("drain");
+    // On its own port again at once, or requests would be refused: that is another failure.
+    drained.stop_gracefully();
+    let dies = Service::start(ServeOptions::http(address, "v2")).expect("the port is free again");
+    until(&load, |progress| progress.every_stream_has_seen("v2"));
+    assert!(!errors(&load.report_so_far(), "h2c").iter().any(|(kind, _)| kind.starts_with("response")));
+    load.mark("die");
+    dies.kill();
+    until(&load, |progress| progress.total.failed >= 3);
+    let report = load.stop();
+    let cut: Vec<_> = errors(&report, "h2c").into_iter().filter(|(kind, _)| kind.starts_with("response")).collect();
+    assert!(!cut.is_empty() && cut.iter().all(|(_, outcome)| *outcome == Outcome::Failed), "{report}");
+    assert!(report.streams[0].closed_while_idle > 0, "{report}");
 }
 
 #[test]

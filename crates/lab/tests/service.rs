@@ -6,10 +6,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use handover_lab::load::{self, Kind, Load, LoadError, LoadSpec, Report, StreamSpec};
 use handover_lab::serve::{ServeOptions, Service};
-use handover_lab::wire::{RequestPlan, Target, exchange_once};
+use handover_lab::wire::{BodyPlan, RequestPlan, Target, exchange_once};
 use support::{anywhere, server, service, until};
 
 fn start(streams: impl IntoIterator<Item = StreamSpec>) -> Load {
@@ -74,6 +75,66 @@ fn what_the_service_needs_decides_its_answers() {
 }
 
 #[test]
+fn a_service_that_forwards_passes_requests_and_answers_on_whole() {
+    let upstream = service("v1");
+    let front = forwarding(upstream.http[0]);
+    let to = front.http[0];
+    let load = start([
+        StreamSpec::new(Kind::New, 20.0, to),
+        StreamSpec::new(Kind::Keepalive, 50.0, to),
+        StreamSpec { body_ms: Some(20), ..StreamSpec::new(Kind::Post, 20.0, to) },
+        StreamSpec::new(Kind::H2c, 20.0, to).path("/slow?ms=20"),
+        StreamSpec::new(Kind::Download, 10.0, to).path("/download?bytes=300001&ms=100"),
+        StreamSpec::new(Kind::Sse, 10.0, to),
+    ]);
+    until(&load, |progress| progress.every_stream_has(3));
+    let report = load.stop();
+    report.assert_nothing_noticed();
+    for stream in &report.streams {
+        let seen: Vec<_> = stream.versions.iter().map(|seen| seen.value.as_str()).collect();
+        assert_eq!(seen, ["v1"], "{}: a proxy says nothing of itself", stream.name);
+    }
+}
+
+#[test]
+fn a_service_that_forwards_sends_nothing_twice_and_finds_its_upstream_again() {
+    let upstream = service("v1");
+    let address = upstream.http[0];
+    let front = forwarding(address);
+    let body = BodyPlan { content: vec![b'x'; 1000].into(), over: Duration::from_millis(200), parts: 10 };
+    let post = RequestPlan::new("/post", "lab", Some(body), false);
+    let target = Target::from(front.http[0]);
+    let asking = std::thread::spawn({
+        let (target, post) = (target.clone(), post.clone());
+        move || ask(&target, &post)
+    });
+    while upstream.requests() == 0 {
+        std::thread::yield_now();
+    }
+    upstream.kill();
+    assert_eq!(asking.join().expect("no panic"), 502);
+    let again = Service::start(ServeOptions::http(address, "v2")).expect("the port is free again");
+    assert_eq!(again.requests(), 0, "what was under way is not sent again");
+    assert_eq!(ask(&target, &post), 200);
+    assert_eq!(again.requests(), 1);
+}
+
+/// The status of the answer.
+fn ask(target: &Target, plan: &RequestPlan) -> u16 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds");
+    runtime.block_on(exchange_once(target, plan)).expect("an answer").0.head.status
+}
+
+fn forwarding(upstream: std::net::SocketAddr) -> Service {
+    let options = ServeOptions {
+        backend: Some(upstream.into()),
+        backend_forward: true,
+        ..ServeOptions::http(anywhere(), "front")
+    };
+    Service::start(options).expect("the service starts")
+}
+
+#[test]
 fn stopping_gracefully_finishes_what_is_under_way() {
     let service = service("v1");
     let address = service.http[0];
@@ -88,6 +149,7 @@ fn stopping_gracefully_finishes_what_is_under_way() {
     service.stop_gracefully();
     let (answer, _) = asking.join().expect("no panic").expect("an answer");
     assert_eq!(answer.head.status, 200);
+    assert_eq!(answer.head.header("connection"), Some("close"));
     assert!(TcpStream::connect(address).is_err(), "it listens no more");
 }
 
