@@ -90,9 +90,8 @@ fetch_traefik() {
 # lab_image: handover-lab/lab:1, the lab's own service, from the release build of this tree.
 lab_image() {
     local binary inputs
-    "$ROOT/scripts/cargo" build --release --quiet --package handover-lab
-    # Where cargo put it: its configuration names a target and may be told another folder.
-    binary=$("$ROOT/scripts/cargo" build --release --quiet --package handover-lab --message-format json |
+    # Where cargo puts it: its configuration names a target and may be told another folder.
+    binary=$("$ROOT/scripts/cargo" build --release --quiet --package handover-lab --message-format json-render-diagnostics |
         sed -n 's,.*"executable":"\([^"]*/handover-lab\)".*,\1,p' | tail -n 1)
     [ -x "$binary" ] || die "cargo does not say where handover-lab is"
     inputs="$(sha256sum "$binary" | cut -c 1-16) 1"
