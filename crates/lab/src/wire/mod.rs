@@ -1,8 +1,8 @@
 //! What goes over the wire: small HTTP/1.1 and HTTP/2 clients whose every failure can be told apart, and WebSocket frames.
 //!
-//! They are written by hand (HTTP/2 down to its frames, which are h2's) because the load generator must know things that client libraries hide: whether an idle
-//! connection was already closed before it was used again, and whether a request failed before or after the first byte
-//! of its answer.
+//! They are written by hand (HTTP/2 down to its frames, which are left to h2) because the load generator must know things
+//! that client libraries hide: whether an idle connection was already closed before it was used again, and whether a
+//! request failed before or after the first byte of its answer.
 
 mod exchange;
 mod failure;
