@@ -10,6 +10,7 @@ pub mod gate;
 pub mod images;
 pub mod leads;
 pub mod observation;
+pub mod peer_switch;
 pub mod plan;
 pub mod preflight;
 pub mod project;

@@ -28,10 +28,13 @@ pub const LEAD_PRIORITY: i32 = -101;
 /// destination is translated, so that connections which are led still carry their published port.
 pub const DIRECT_HITS_PRIORITY: i32 = -150;
 
+/// Hook priority of the chain that drops first packets to addresses that are held: as early, for the same reason.
+pub const HOLD_PRIORITY: i32 = DIRECT_HITS_PRIORITY;
+
 /// What every table of ours begins with.
 pub const TABLE_PREFIX: &str = "handover-";
 
-/// Names of all chains that a table of ours may hold. A table with any other chain is not ours and is never touched.
+/// Names of all chains that a table of ports may hold. A table with any other chain is not ours and is never touched.
 pub const CHAINS: [&str; 4] = [ARRIVING, FROM_CONTAINERS, LEAVING, DIRECT_HITS];
 
 const ARRIVING: &str = "lead_arriving";
@@ -125,7 +128,7 @@ pub struct RuleTable {
 /// One chain and its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleChain {
-    /// Name of the chain, one of [`CHAINS`].
+    /// Name of the chain; in a table of ports one of [`CHAINS`].
     pub name: &'static str,
     /// Where the kernel asks it; `None` for a chain that other chains go to.
     pub hook: Option<ChainHook>,
@@ -138,10 +141,12 @@ pub struct RuleChain {
 pub enum ChainHook {
     /// NAT, for what arrives from outside or from containers, at [`LEAD_PRIORITY`].
     NatPrerouting,
-    /// NAT, for what the host's own processes send, at [`LEAD_PRIORITY`].
+    /// NAT, for what the namespace's own processes send, at [`LEAD_PRIORITY`].
     NatOutput,
     /// Filter, for what arrives, at [`DIRECT_HITS_PRIORITY`].
     FilterPrerouting,
+    /// Filter, for what the namespace's own processes send, at [`HOLD_PRIORITY`].
+    FilterOutput,
 }
 
 /// One rule: what all matches hold for is counted, then acted on.
@@ -160,6 +165,8 @@ pub struct Rule {
 pub enum Match {
     /// It arrived on this interface.
     Interface(String),
+    /// It leaves by another interface than this.
+    NotLeavingBy(String),
     /// It is of this IP version.
     Ip(IpVersion),
     /// Its destination is an address of the host itself.
@@ -172,6 +179,8 @@ pub enum Match {
     Port(Protocol, u16),
     /// It asks for a new TCP connection: of FIN, SYN, RST and ACK only SYN is set.
     Syn,
+    /// It is anything but TCP.
+    NotTcp,
     /// It belongs to a connection under way, or is related to one.
     UnderWay,
 }
@@ -196,6 +205,8 @@ pub enum Action {
     Goto(&'static str),
     /// The connection is led to this address and port.
     LeadTo(SocketAddr),
+    /// The connection is led to this address, at the port that the client chose.
+    LeadToAddress(IpAddr),
     /// The connection is led to this port of the address that the client chose.
     LeadToPort(IpVersion, u16),
 }
@@ -424,6 +435,7 @@ impl fmt::Display for RuleTable {
                 Some(ChainHook::FilterPrerouting) => {
                     writeln!(f, "    type filter hook prerouting priority {DIRECT_HITS_PRIORITY}")?;
                 }
+                Some(ChainHook::FilterOutput) => writeln!(f, "    type filter hook output priority {HOLD_PRIORITY}")?,
                 None => {}
             }
             for rule in &chain.rules {
@@ -448,6 +460,7 @@ impl fmt::Display for Rule {
             Action::Drop => write!(f, "drop"),
             Action::Goto(chain) => write!(f, "goto {chain}"),
             Action::LeadTo(to) => write!(f, "dnat to {to}"),
+            Action::LeadToAddress(to) => write!(f, "dnat to {to}"),
             Action::LeadToPort(version, port) => write!(f, "dnat {version} to :{port}"),
         }
     }
@@ -457,6 +470,7 @@ impl fmt::Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Match::Interface(name) => write!(f, "iifname {name}"),
+            Match::NotLeavingBy(name) => write!(f, "oifname != {name}"),
             Match::Ip(version) => write!(f, "{version}"),
             Match::DestinationLocal => write!(f, "fib daddr type local"),
             Match::Destination(ip, prefix) => write!(f, "daddr {ip}/{prefix}"),
@@ -464,6 +478,7 @@ impl fmt::Display for Match {
             Match::Port(Protocol::Tcp, port) => write!(f, "tcp dport {port}"),
             Match::Port(Protocol::Udp, port) => write!(f, "udp dport {port}"),
             Match::Syn => write!(f, "syn"),
+            Match::NotTcp => write!(f, "meta l4proto != tcp"),
             Match::UnderWay => write!(f, "ct state established,related"),
         }
     }

@@ -55,6 +55,12 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// The kernel has no tables that go with the process that made them.
+    #[error("Linux {kernel} has no nftables tables that go with the process that made them (needs 5.12)")]
+    NoOwnedTables {
+        /// Its release.
+        kernel: String,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Request(String),
@@ -87,7 +93,7 @@ impl HostError {
             HostError::RulesFile { .. } => {
                 return Some("the guard's container must have a writable root with free space");
             }
-            HostError::Request(_) | HostError::Worker(_) => None,
+            HostError::NoOwnedTables { .. } | HostError::Request(_) | HostError::Worker(_) => None,
         };
         if matches!(self, HostError::Namespace { source, .. } if source.is_not_found()) {
             return Some(

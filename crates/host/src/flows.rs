@@ -1,6 +1,8 @@
 //! Forgetting UDP flows: connection tracking would lead a client to a container that is gone for as long as it goes on
 //! sending.
 
+use std::net::IpAddr;
+
 use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
 use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Netfilter};
@@ -20,6 +22,20 @@ pub(crate) async fn forget(flows: Vec<UdpFlows>) -> Result<Forgotten, HostError>
         }
     }
     Ok(Forgotten { flows: forgotten })
+}
+
+/// Deletes every UDP flow that was begun to one of `addresses` from the namespace of this thread. May be repeated.
+pub(crate) async fn forget_sent_to(addresses: &[IpAddr]) -> Result<usize, HostError> {
+    if addresses.is_empty() {
+        return Ok(0);
+    }
+    let connection = open()?;
+    let mut forgotten = 0;
+    for address in addresses {
+        let filter = ConntrackFilter::new().proto(IpProtocol::Udp).orig_dst(*address);
+        forgotten += connection.del_conntrack_matching(&filter).await.map_err(HostError::netlink(DOING))?;
+    }
+    Ok(forgotten)
 }
 
 /// Whether connection tracking can be read.

@@ -8,6 +8,7 @@
 //! in `handover-core`.
 
 mod accepts;
+mod callers;
 mod channel;
 mod drain;
 mod error;
@@ -18,8 +19,10 @@ mod inet_diag;
 mod listeners;
 mod namespace;
 mod packets;
+mod peers;
 pub mod ports;
 pub mod protocol;
+mod rules;
 mod rules_file;
 pub mod session;
 mod support;

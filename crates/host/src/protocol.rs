@@ -15,6 +15,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use handover_core::peer_switch::PeerTable;
 use handover_core::switch::{PortTable, Protocol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -154,6 +155,30 @@ pub enum SessionOp {
         /// An entry goes if one of these fits.
         flows: Vec<UdpFlows>,
     },
+    /// Loads the table of each given network namespace, side by side, in place of the one that this session loaded there
+    /// before; each is one transaction. A table that leads, holds and keeps nothing is removed. Answers [`PeersLoaded`];
+    /// that a namespace failed is said there, and changes nothing in it.
+    ///
+    /// Connections under way stay as they are, led or not. But connection tracking may go with a table: to lead nothing
+    /// more, load [`PeerTable::released`] first, and remove the table once `open` of [`LeadCount`] is 0 for its leads.
+    /// All tables go with the session, however it ends, and with the namespace.
+    Peers {
+        /// One a namespace; containers that share one must want the same.
+        tables: Vec<PeerTable>,
+    },
+    /// What the peers' tables have led so far, and who has connections to the addresses that they lead. Answers
+    /// [`PeersCounted`].
+    PeerCounters {
+        /// Namespaces, as in their tables; none means all that have a table of this session.
+        sandboxes: Vec<PathBuf>,
+    },
+    /// Who has established TCP connections to a container. Those over loopback count too. Answers [`Callers`].
+    Callers {
+        /// A container's network namespace; empty means the host's.
+        sandbox: PathBuf,
+        /// Ports inside the container; none means all that something listens at.
+        ports: Vec<u16>,
+    },
     /// The connections led by a project's table, as its guard would count them. Answers [`Counters`].
     Ports {
         /// Name of the project.
@@ -262,6 +287,91 @@ pub struct Unloaded {
     pub was_loaded: bool,
 }
 
+/// Peers' tables were loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersLoaded {
+    /// In the order of the request.
+    pub peers: Vec<PeerLoaded>,
+    /// Time for all, in microseconds.
+    pub took_us: u64,
+}
+
+/// What became of one peer's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerLoaded {
+    /// As in the request.
+    pub sandbox: PathBuf,
+    /// How it is now.
+    pub state: PeerState,
+    /// UDP flows whose next packet is led anew (`move_udp`).
+    pub udp_flows_moved: usize,
+    /// Time to enter the namespace and to load the table, in microseconds.
+    pub took_us: u64,
+}
+
+/// Whether a session's table is in a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// It is.
+    Loaded,
+    /// It is not.
+    Unloaded,
+    /// The namespace is gone, and with it whatever was there.
+    Gone,
+    /// It is as it was before.
+    Failed(Failure),
+}
+
+/// What peers' tables have led.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersCounted {
+    /// In the order of the request; otherwise sorted.
+    pub peers: Vec<PeerCounted>,
+}
+
+/// What one peer's table has led.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerCounted {
+    /// As in the request.
+    pub sandbox: PathBuf,
+    /// Whether there is a table.
+    pub state: PeerState,
+    /// Every lead that the table has ever had.
+    pub leads: Vec<LeadCount>,
+}
+
+/// How often one lead was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeadCount {
+    /// Led from.
+    pub from: IpAddr,
+    /// Led to.
+    pub to: IpAddr,
+    /// Whether it leads now.
+    pub led: bool,
+    /// Connections (other protocols: flows) led since the table was first loaded with this lead.
+    pub connections: u64,
+    /// TCP connections from this namespace to `from` that are not over, wherever they were led.
+    pub open: usize,
+}
+
+/// Who has connections to a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callers {
+    /// Sorted by address.
+    pub callers: Vec<Caller>,
+}
+
+/// The other end of some connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Its address, as the container sees it.
+    pub address: IpAddr,
+    /// How many are established.
+    pub connections: usize,
+}
+
 /// How often each lead was used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -298,6 +408,9 @@ pub struct Support {
     pub read_packets: Check,
     /// Reading connection tracking, to forget UDP flows.
     pub read_flows: Check,
+    /// Leading addresses inside a peer's network namespace, by a table that goes with the session; tried in the given
+    /// one, otherwise in the host's.
+    pub lead_peers: Check,
     /// Entering the given network namespace.
     #[serde(default)]
     pub enter_sandbox: Option<Check>,
@@ -439,6 +552,8 @@ pub struct Spread {
 
 #[cfg(test)]
 mod tests {
+    use handover_core::peer_switch::AddressLead;
+
     use super::*;
 
     #[track_caller]
@@ -471,6 +586,16 @@ mod tests {
         check(
             r#"{"id":7,"op":{"forget_udp":{"flows":[{"published":443}]}}}"#,
             SessionOp::ForgetUdp { flows: vec![UdpFlows { published: Some(443), ..UdpFlows::default() }] },
+        );
+        let table = PeerTable {
+            sandbox: "/proc/7/ns/net".into(),
+            leads: vec![AddressLead { from: [172, 18, 0, 2].into(), to: [172, 18, 0, 3].into() }],
+            ..PeerTable::default()
+        };
+        check(
+            r#"{"id":7,"op":{"peers":{"tables":[
+                {"sandbox":"/proc/7/ns/net","leads":[{"from":"172.18.0.2","to":"172.18.0.3"}]}]}}}"#,
+            SessionOp::Peers { tables: vec![table] },
         );
     }
 

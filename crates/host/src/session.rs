@@ -2,8 +2,8 @@
 //!
 //! Its container has the host's network, NET_ADMIN, SYS_ADMIN and NET_RAW, and `/var/run/docker/netns` bound with
 //! propagation `rslave`, so that namespaces made later appear. It lives as long as its standard input: by its unique
-//! name it is the lock of the project, and the lock goes with whoever holds the other end. It keeps nothing: what it
-//! has closed or deleted is done, everything else ends with it.
+//! name it is the lock of the project, and the lock goes with whoever holds the other end. It keeps nothing but the
+//! tables in peers' network namespaces, which go with it; what it has closed or deleted is done, everything else ends.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use crate::channel::{self, Output, hello};
 use crate::drain::{self, Control};
 use crate::error::HostError;
+use crate::peers::Peers;
 use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
-use crate::{accepts, flows, gateway, listeners, ports, support};
+use crate::{accepts, callers, flows, gateway, listeners, ports, support};
 
 /// Runs until its standard input ends or a signal comes, both of which are success and end everything that is under
 /// way. Needs a tokio runtime with I/O and time.
@@ -54,6 +55,7 @@ async fn serve(output: &Output) -> Result<(), HostError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(HostError::kernel("watching for SIGINT"))?;
     let mut lines = channel::input_lines()?;
     let requests = Requests::default();
+    let peers = Arc::new(Peers::new("peers"));
     loop {
         let line = tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -62,7 +64,7 @@ async fn serve(output: &Output) -> Result<(), HostError> {
         };
         let Some(line) = line else { return Ok(()) };
         match serde_json::from_str::<Request<SessionOp>>(&line) {
-            Ok(request) => begin(request, &requests, output),
+            Ok(request) => begin(request, &requests, &peers, output),
             Err(error) => {
                 let what = format!("not a request to a session: {error}");
                 output.error(None, Failure { what, hint: None, cancelled: false });
@@ -71,7 +73,7 @@ async fn serve(output: &Output) -> Result<(), HostError> {
     }
 }
 
-fn begin(request: Request<SessionOp>, requests: &Requests, output: &Output) {
+fn begin(request: Request<SessionOp>, requests: &Requests, peers: &Arc<Peers>, output: &Output) {
     let Request { id, op } = request;
     match op {
         SessionOp::Cancel { request } => {
@@ -91,13 +93,13 @@ fn begin(request: Request<SessionOp>, requests: &Requests, output: &Output) {
             let (cancel, cancelled) = oneshot::channel();
             let control = matches!(op, SessionOp::Drain(_)).then(Arc::<Control>::default);
             lock(requests).insert(id, UnderWay { cancel, drain: control.clone() });
-            let (requests, output) = (requests.clone(), output.clone());
+            let (requests, peers, output) = (requests.clone(), peers.clone(), output.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     Ok(()) = cancelled => {
                         output.error(Some(id), Failure { what: "cancelled".into(), hint: None, cancelled: true });
                     }
-                    result = answer(id, op, control.unwrap_or_default(), &output) => {
+                    result = answer(id, op, control.unwrap_or_default(), &peers, &output) => {
                         lock(&requests).remove(&id);
                         if let Err(error) = result {
                             output.error(Some(id), error.failure());
@@ -114,7 +116,13 @@ fn lock(requests: &Requests) -> std::sync::MutexGuard<'_, HashMap<u64, UnderWay>
     requests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn answer(id: u64, op: SessionOp, control: Arc<Control>, output: &Output) -> Result<(), HostError> {
+async fn answer(
+    id: u64,
+    op: SessionOp,
+    control: Arc<Control>,
+    peers: &Peers,
+    output: &Output,
+) -> Result<(), HostError> {
     match op {
         SessionOp::Hello => output.ok(id, &hello(Role::Session)),
         SessionOp::Support { sandbox } => output.ok(id, &support::find_out(sandbox).await),
@@ -128,6 +136,9 @@ async fn answer(id: u64, op: SessionOp, control: Arc<Control>, output: &Output) 
         }
         SessionOp::Drain(request) => output.ok(id, &drain::run(request, control, progress(id, output)).await?),
         SessionOp::ForgetUdp { flows } => output.ok(id, &flows::forget(flows).await?),
+        SessionOp::Peers { tables } => output.ok(id, &peers.load(tables).await),
+        SessionOp::PeerCounters { sandboxes } => output.ok(id, &peers.count(sandboxes).await),
+        SessionOp::Callers { sandbox, ports } => output.ok(id, &callers::of(sandbox, ports).await?),
         SessionOp::Ports { project } => {
             let counted = ports::counters(&project).await?;
             output.ok(id, &Counters { loaded: counted.is_some(), connections: counted.unwrap_or_default() });

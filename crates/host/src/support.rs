@@ -12,11 +12,12 @@ use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
 use crate::packets::Packets;
 use crate::protocol::{Check, Support};
-use crate::{flows, ports};
+use crate::{flows, peers, ports};
 
 /// Tries everything. Leaves nothing behind, whatever fails; if it is killed in the middle, a table that leads nothing
 /// anybody uses.
 pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
+    let lead_peers = check(peers::try_out(sandbox.clone().unwrap_or_default()).await);
     let enter_sandbox = match sandbox {
         None => None,
         Some(path) => Some(check(run_in("entering", Some(path), || Ok(())).await)),
@@ -31,6 +32,7 @@ pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
         close_sockets: check(run_in("closing", None, try_closing).await),
         read_packets: check(packets.await),
         read_flows: check(flows::readable().await),
+        lead_peers,
         enter_sandbox,
         // Without nf_tables there is nothing to list, and lead_ports says so.
         input_dropped_by: ports::input_dropped_by().await.unwrap_or_default(),
