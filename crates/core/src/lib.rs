@@ -15,3 +15,4 @@ pub mod project;
 pub mod settings;
 pub mod standin;
 pub mod switch;
+pub mod wire;
