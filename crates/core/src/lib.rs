@@ -19,3 +19,4 @@ pub mod settings;
 pub mod standin;
 pub mod switch;
 pub mod update_config;
+pub mod wire;

@@ -5,6 +5,8 @@ mod compose;
 mod deploy;
 mod docker_cli;
 mod engine;
+#[allow(dead_code)]
+mod engine_proxy;
 mod event;
 mod failure;
 mod helper;

@@ -28,6 +28,7 @@ pub(crate) struct Engine {
     /// Architecture of the engine's host, in the words of images.
     pub(crate) architecture: String,
     pub(super) events: Events,
+    socket: PathBuf,
     /// Keeps the local end of a bridge to a remote engine alive.
     _bridge: Option<Arc<TempDir>>,
 }
@@ -48,7 +49,14 @@ impl Engine {
         let docker = docker.negotiate_version().await.map_err(|error| unreachable_engine(&socket, &words(&error)))?;
         let docker = with_version_in_path(docker);
         let version = docker.version().await.map_err(|error| unreachable_engine(&socket, &words(&error)))?;
-        Ok(Self { docker, architecture: version.arch.unwrap_or_default(), events: events.clone(), _bridge: bridge })
+        let architecture = version.arch.unwrap_or_default();
+        Ok(Self { docker, architecture, events: events.clone(), socket, _bridge: bridge })
+    }
+
+    /// The local socket that leads to the engine: its own, or our end of the bridge to a remote one. It is there while this or a
+    /// clone of it is. Every connection over a bridge is a process, and some 100 ms over SSH.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 }
 

@@ -1,0 +1,72 @@
+//! A call that waits for the deploy's word.
+
+use handover_core::wire::Ending;
+use tokio::sync::oneshot;
+
+/// A call of Compose that would end a held container. Dropped without a word, it is refused.
+#[derive(Debug)]
+pub(crate) struct HeldCall {
+    /// How the container would end.
+    pub(crate) ending: Ending,
+    /// Its full id.
+    pub(crate) container: String,
+    word: oneshot::Sender<Word>,
+}
+
+/// What becomes of a held call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Pass,
+    Done,
+    Refuse(String),
+}
+
+/// The other end of a [`HeldCall`]. Dropped with the client's connection.
+pub(super) struct Waiting(oneshot::Receiver<Word>);
+
+impl HeldCall {
+    pub(super) fn new(ending: Ending, container: String) -> (Self, Waiting) {
+        let (word, waiting) = oneshot::channel();
+        (Self { ending, container, word }, Waiting(waiting))
+    }
+
+    /// Passes the call on to the engine. Does nothing if Compose has given up.
+    pub(crate) fn pass(self) {
+        self.say(Word::Pass);
+    }
+
+    /// Answers Compose as the engine does after it has done what the call asks for; the engine hears nothing. For a stop or a
+    /// removal of our own.
+    pub(crate) fn done(self) {
+        self.say(Word::Done);
+    }
+
+    /// Answers Compose with a conflict, so that it gives up and tells why. The engine hears nothing.
+    pub(crate) fn refuse(self, why: impl Into<String>) {
+        self.say(Word::Refuse(why.into()));
+    }
+
+    /// Whether Compose has given up: it has ended, or its connection broke. Nothing reaches the engine then.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.word.is_closed()
+    }
+
+    /// Waits until Compose gives up. May be cancelled.
+    pub(crate) async fn abandoned(&mut self) {
+        self.word.closed().await;
+    }
+
+    fn say(self, word: Word) {
+        // Nobody waits for the word of a call that was given up.
+        let _ = self.word.send(word);
+    }
+}
+
+impl Waiting {
+    /// The deploy's word; a refusal if it has none any more.
+    pub(super) async fn word(self) -> Word {
+        self.0
+            .await
+            .unwrap_or_else(|_| Word::Refuse("the deploy has ended, and the container is left alone".to_owned()))
+    }
+}
