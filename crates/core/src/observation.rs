@@ -1,7 +1,7 @@
 //! What is there: the engine's containers, images, networks and volumes as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::project::Project;
 use crate::switch::Protocol;
@@ -74,6 +74,8 @@ pub struct Endpoint {
     pub network_id: String,
     /// IPv4 address, while it runs.
     pub address: Option<Ipv4Addr>,
+    /// IPv6 address, while it runs and the network has them.
+    pub address_v6: Option<Ipv6Addr>,
     /// IPv4 address of the network's gateway.
     pub gateway: Option<Ipv4Addr>,
 }

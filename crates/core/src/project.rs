@@ -177,10 +177,11 @@ impl Service {
         self.fixed_ports().next().is_some()
     }
 
-    /// Every port that it exposes or publishes, once each.
+    /// Every port that it exposes, publishes or announces, once each.
     pub fn served_ports(&self) -> Vec<(u16, Protocol)> {
         let mut ports: Vec<_> =
             self.ports.iter().map(|port| (port.target, port.protocol)).chain(self.expose.iter().copied()).collect();
+        ports.extend(self.announced_ports().into_iter().map(|port| (port, Protocol::Tcp)));
         ports.sort_unstable();
         ports.dedup();
         ports
@@ -193,6 +194,24 @@ impl Service {
             return Some(format!("label {label}"));
         }
         self.environment.iter().find(|name| *name == "VIRTUAL_HOST").map(|name| format!("variable {name}"))
+    }
+
+    /// The ports that a proxy is told to call, by label or variable.
+    fn announced_ports(&self) -> Vec<u16> {
+        let section = |key: &str| self.raw.get(key).and_then(Value::as_object).into_iter().flatten();
+        let labels = section("labels").filter_map(|(label, value)| match (label.as_str(), value.as_str()?) {
+            (label, port) if label.starts_with("traefik.") && label.ends_with(".loadbalancer.server.port") => {
+                Some(port)
+            }
+            // caddy-docker-proxy: `reverse_proxy: "{{upstreams 80}}"`.
+            (label, text) if label.starts_with("caddy") => {
+                text.split_once("{{upstreams")?.1.split_once("}}").map(|it| it.0)
+            }
+            _ => None,
+        });
+        let variables = section("environment").filter(|(name, _)| *name == "VIRTUAL_PORT");
+        let values = labels.chain(variables.filter_map(|(_, value)| value.as_str()));
+        values.filter_map(|text| text.split_whitespace().next_back()?.parse().ok()).collect()
     }
 
     /// Service named by `network_mode`, `ipc` or `pid`: `service:x`, or whose volumes it mounts: Compose recreates this
@@ -464,6 +483,19 @@ mod tests {
         assert_eq!(ports[0].host_ip, Some("0.0.0.0".parse().unwrap()));
         assert_eq!(ports[1].host_ip, Some("::1".parse().unwrap()));
         assert_eq!(ports[1].protocol, Protocol::Udp);
+    }
+
+    #[test]
+    fn the_port_that_a_proxy_is_told_to_call_is_served() {
+        let project = parse(
+            r#"{"name":"p","services":{
+                "a":{"image":"w","labels":{"traefik.http.services.x.loadbalancer.server.port":"8080"}},
+                "b":{"image":"w","environment":{"VIRTUAL_HOST":"x","VIRTUAL_PORT":"3000"}},
+                "c":{"image":"w","labels":{"caddy":"x","caddy.reverse_proxy":"{{upstreams 9000}}"}}}}"#,
+        );
+        for (service, port) in [("a", 8080), ("b", 3000), ("c", 9000)] {
+            assert_eq!(project.services[service].served_ports(), [(port, Protocol::Tcp)], "{service}");
+        }
     }
 
     #[test]

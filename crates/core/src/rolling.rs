@@ -27,7 +27,7 @@ pub struct Batches<T> {
 }
 
 /// What comes next in a service.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Next<T> {
     /// These are replaced now, side by side.
     Begin(Vec<T>),

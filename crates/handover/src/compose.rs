@@ -20,11 +20,18 @@ pub(crate) struct Compose {
     args: Arc<ProjectArgs>,
     /// The plugin's own program, where it is found.
     plugin: Option<PathBuf>,
+    /// The socket that it is to take for the engine, in place of what the user named.
+    engine: Option<String>,
 }
 
 impl Compose {
     pub(crate) fn new(args: ProjectArgs) -> Self {
-        Self { args: Arc::new(args), plugin: crate::docker_cli::compose_plugin() }
+        Self { args: Arc::new(args), plugin: crate::docker_cli::compose_plugin(), engine: None }
+    }
+
+    /// The same, talking to another socket (`unix://…`) in place of the engine.
+    pub(crate) fn through(&self, engine: String) -> Self {
+        Self { engine: Some(engine), ..self.clone() }
     }
 
     /// Version in Compose's own words. Fails if Compose is missing or older than 2.26.
@@ -165,11 +172,18 @@ impl Compose {
     /// (**measured**: 51 ms against 95 ms for `config`).
     fn compose(&self) -> Command {
         let mut command = Command::new(self.plugin.as_deref().unwrap_or(Path::new("docker")));
-        if let Some(context) = &self.args.context {
-            command.args(["--context", context]);
-        }
-        if let Some(host) = &self.args.host {
-            command.args(["--host", host]);
+        if let Some(engine) = &self.engine {
+            command.env("DOCKER_HOST", engine);
+            ["DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY"].iter().for_each(|name| {
+                command.env_remove(name);
+            });
+        } else {
+            if let Some(context) = &self.args.context {
+                command.args(["--context", context]);
+            }
+            if let Some(host) = &self.args.host {
+                command.args(["--host", host]);
+            }
         }
         if self.plugin.is_none() {
             command.arg("compose");

@@ -23,6 +23,8 @@ pub(crate) enum Event {
     Compose { step: &'static str, line: String },
     /// A container passed its gate.
     Ready { container: String },
+    /// New connections for a container go to the one that replaces it.
+    Switched { container: String },
     /// New connections go to the new version.
     Live,
     /// A container's connections have been drained.
@@ -51,6 +53,8 @@ pub(crate) enum Step {
     Drain,
     Stop,
     Settle,
+    Roll,
+    Unused,
     GateReal,
     Cutback,
     CleanUp,
@@ -74,6 +78,8 @@ impl Step {
             Self::Drain => "drain the old containers",
             Self::Stop => "stop the old containers",
             Self::Settle => "settle: Compose recreates the real containers",
+            Self::Roll => "roll: Compose recreates, each new container starts first",
+            Self::Unused => "wait until nobody uses the old addresses",
             Self::GateReal => "gate the real containers",
             Self::Cutback => "cutback: lead traffic to the real containers",
             Self::CleanUp => "clean up the stand-in",
@@ -97,6 +103,8 @@ impl Step {
             Self::Drain => "drain",
             Self::Stop => "stop",
             Self::Settle => "settle",
+            Self::Roll => "roll",
+            Self::Unused => "unused",
             Self::GateReal => "gate-real",
             Self::Cutback => "cutback",
             Self::CleanUp => "clean-up",
@@ -132,7 +140,7 @@ pub(crate) struct Proof {
     pub(crate) live: Option<Duration>,
     /// From the start until all was done.
     pub(crate) done: Duration,
-    /// Connections that the switch led to the stand-in, by published port.
+    /// Connections that the switch led, by what they were for: a published port, or rolled containers.
     pub(crate) led: Vec<(String, u64)>,
     /// Connections closed idle, ended and cut, over all drains.
     pub(crate) drained: DrainSummary,

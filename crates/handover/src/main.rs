@@ -5,7 +5,6 @@ mod compose;
 mod deploy;
 mod docker_cli;
 mod engine;
-#[allow(dead_code)]
 mod engine_proxy;
 mod event;
 mod failure;

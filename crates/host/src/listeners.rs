@@ -13,9 +13,9 @@ use crate::protocol::{AllReady, Listener, Listeners, Ready};
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
-/// All listening TCP and unconnected bound UDP sockets of the host.
-pub(crate) async fn of_the_host() -> Result<Listeners, HostError> {
-    let mut listeners = run_in("listeners", None, || {
+/// All listening TCP and unconnected bound UDP sockets of the host, or of a container.
+pub(crate) async fn of(sandbox: Option<PathBuf>) -> Result<Listeners, HostError> {
+    let mut listeners = run_in("listeners", sandbox, || {
         let mut found = look(Protocol::Tcp)?;
         found.extend(look(Protocol::Udp)?);
         Ok(found)

@@ -8,7 +8,7 @@
 //! ← {"hello":{"version":"0.1.0","role":"session","kernel":"6.18.44","arch":"x86_64"}}
 //! → {"id":1,"op":{"gateway":{"sandbox":"/var/run/docker/netns/0123456789ab"}}}
 //! ← {"id":1,"ok":{"ipv4":"172.18.0.1","ipv6":null}}
-//! → {"id":2,"op":"listeners"}
+//! → {"id":2,"op":{"listeners":{}}}
 //! ← {"id":2,"error":{"what":"reading the sockets: Operation not permitted","hint":"…"}}
 //! ```
 
@@ -119,7 +119,11 @@ pub enum SessionOp {
         sandbox: Option<PathBuf>,
     },
     /// Listening TCP and bound UDP sockets of the host. Answers [`Listeners`].
-    Listeners,
+    Listeners {
+        /// Of a container instead.
+        #[serde(default)]
+        sandbox: Option<PathBuf>,
+    },
     /// Default gateways inside a container. Answers [`Gateway`].
     Gateway {
         /// `NetworkSettings.SandboxKey` of the container.
@@ -566,7 +570,7 @@ mod tests {
 
     #[test]
     fn requests_read_as_documented() {
-        check(r#"{"id":7,"op":"listeners"}"#, SessionOp::Listeners);
+        check(r#"{"id":7,"op":{"listeners":{}}}"#, SessionOp::Listeners { sandbox: None });
         check(
             r#"{"id":7,"op":{"listens":{"sandbox":"/s","protocol":"udp","ports":[53]}}}"#,
             SessionOp::Listens { sandbox: "/s".into(), protocol: Protocol::Udp, ports: vec![53] },

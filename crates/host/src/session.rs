@@ -126,7 +126,7 @@ async fn answer(
     match op {
         SessionOp::Hello => output.ok(id, &hello(Role::Session)),
         SessionOp::Support { sandbox } => output.ok(id, &support::find_out(sandbox).await),
-        SessionOp::Listeners => output.ok(id, &listeners::of_the_host().await?),
+        SessionOp::Listeners { sandbox } => output.ok(id, &listeners::of(sandbox).await?),
         SessionOp::Gateway { sandbox } => output.ok(id, &gateway::of(sandbox).await?),
         SessionOp::Accepts { targets } => {
             output.ok(id, &accepts::wait_for(targets, progress(id, output)).await?);

@@ -28,22 +28,43 @@ impl Drains {
         containers: &[(String, Inspected)],
         deadline: Duration,
     ) -> Result<Self> {
-        let mut under_way = Vec::new();
+        let mut all = Self { under_way: Vec::new() };
         for (service, container) in containers {
-            let Some(service) = project.services.get(service) else {
-                continue;
-            };
-            let ports = service.served_ports().into_iter();
-            let ports: Vec<u16> =
-                ports.filter(|(_, protocol)| *protocol == Protocol::Tcp).map(|(port, _)| port).collect();
-            if ports.is_empty() || container.sandbox.is_empty() {
-                continue;
+            if let Some(service) = project.services.get(service) {
+                all.add(session, container, &service.served_ports(), deadline)?;
             }
-            let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-            let drain = Drain { hold: true, ..Drain::new(container.sandbox.clone().into(), ports, deadline_ms) };
-            under_way.push((container.name.clone(), session.begin(SessionOp::Drain(drain))?));
         }
-        Ok(Self { under_way })
+        Ok(all)
+    }
+
+    /// Begins to listen to the TCP connections to these ports of one container.
+    pub(crate) fn of_ports(
+        session: &Helper,
+        container: &Inspected,
+        ports: &[(u16, Protocol)],
+        deadline: Duration,
+    ) -> Result<Self> {
+        let mut one = Self { under_way: Vec::new() };
+        one.add(session, container, ports, deadline)?;
+        Ok(one)
+    }
+
+    fn add(
+        &mut self,
+        session: &Helper,
+        container: &Inspected,
+        ports: &[(u16, Protocol)],
+        deadline: Duration,
+    ) -> Result<()> {
+        let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
+        let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
+        if ports.is_empty() || container.sandbox.is_empty() {
+            return Ok(());
+        }
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let drain = Drain { hold: true, ..Drain::new(container.sandbox.clone().into(), ports, deadline_ms) };
+        self.under_way.push((container.name.clone(), session.begin(SessionOp::Drain(drain))?));
+        Ok(())
     }
 
     /// Closes connections as they are idle and waits for the others, until none is left or the deadline comes.

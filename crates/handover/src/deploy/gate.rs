@@ -34,6 +34,9 @@ pub(crate) struct Gate<'a> {
     /// What was there before, for services whose containers have always exited.
     pub(crate) observed: &'a Observation,
     pub(crate) deadline: Duration,
+    /// Ports that the containers' predecessors are called at: what a service without declared ports is asked for. With it the
+    /// containers are looked at from inside, because nobody else reaches them yet.
+    pub(crate) used: Option<Vec<(u16, Protocol)>>,
 }
 
 /// How many log lines of a failed container are shown.
@@ -113,7 +116,10 @@ impl Gate<'_> {
             self.observed.of_service(&service.name).any(|container| container.status.starts_with("Exited (0)"))
         });
         let known = watch.gated.get(id);
-        let served = service.map(|service| service.served_ports()).unwrap_or_default();
+        let mut served = service.map(|service| service.served_ports()).unwrap_or_default();
+        if let Some(used) = self.used.as_ref().filter(|_| served.is_empty()) {
+            served.clone_from(used);
+        }
         let asks_ports = found.health.is_none() && !served.is_empty();
         let gated = Gated {
             name: found.name.clone(),
@@ -140,7 +146,7 @@ impl Gate<'_> {
 
     /// Waits until every served port accepts: TCP from the host, UDP and unreachable networks from inside.
     fn connect(&self, found: &Inspected, served: &[(u16, Protocol)]) -> BoxFuture<'static, (String, Result<()>)> {
-        let address = found.networks.iter().find_map(|(_, endpoint)| endpoint.address);
+        let address = found.networks.iter().find_map(|(_, endpoint)| endpoint.address).filter(|_| self.used.is_none());
         let ports = |wanted: Protocol| -> Vec<u16> {
             served.iter().filter(|(_, protocol)| *protocol == wanted).map(|(port, _)| *port).collect()
         };
@@ -157,7 +163,7 @@ impl Gate<'_> {
                     .collect();
                 asked.push(self.session.begin(SessionOp::Accepts { targets }));
             }
-            // Without an address of its own (network_mode) it can only be looked at from inside.
+            // One without an address of its own (network_mode) can only be looked at from inside, too.
             None if !tcp.is_empty() => asked.push(self.listens(found, Protocol::Tcp, tcp)),
             _ => {}
         }

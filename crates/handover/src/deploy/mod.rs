@@ -7,9 +7,12 @@ mod images;
 mod load;
 mod lock;
 mod preflight;
+mod replace;
+mod rolling;
 mod settle;
 mod standin;
 mod steps;
+mod switch;
 
 use handover_core::observation::Observation;
 use handover_core::plan::{Plan, Request, plan as make_plan, selected_services};
@@ -178,7 +181,7 @@ async fn deploy_locked(
             };
             deploy.hand_over(&plan, standin, &observed, &host, guard, interrupt).await.map_err(one)?
         }
-        None => deploy.settle_without_standin(&plan, &observed).await.map_err(one)?,
+        None => deploy.settle_without_standin(&plan, &observed, interrupt).await.map_err(one)?,
     };
     let settled = deploy.observe().await?;
     let again = Request { force_recreate: false, ..request.clone() };

@@ -58,6 +58,6 @@ pub(crate) async fn check(
 async fn ask_host(session: &Helper) -> Result<(Support, Listeners)> {
     tokio::try_join!(
         session.ask::<_, Support>(SessionOp::Support { sandbox: None }),
-        session.ask::<_, Listeners>(SessionOp::Listeners),
+        session.ask::<_, Listeners>(SessionOp::Listeners { sandbox: None }),
     )
 }

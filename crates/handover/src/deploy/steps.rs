@@ -95,7 +95,7 @@ impl Deploy {
         // this one ends.
         let finished = async {
             self.stop_old(standin, observed, &old).await?;
-            self.events.step(Step::Settle, settle::settle(&self.compose, plan, &self.args, &self.events)).await?;
+            self.settle(plan, observed, interrupt, &mut proof).await?;
             let services: Vec<&str> = plan.settled_services().collect();
             self.gate_real(&services, observed).await?;
             self.cut_back(guard, standin, &leads, &mut proof).await?;
@@ -106,13 +106,41 @@ impl Deploy {
         Ok(proof)
     }
 
-    /// The road without a stand-in: first deploys, workers, restarts in place.
-    pub(super) async fn settle_without_standin(&self, plan: &Plan, observed: &Observation) -> Result<Proof> {
-        self.events.step(Step::Settle, settle::settle(&self.compose, plan, &self.args, &self.events)).await?;
+    /// The road without a stand-in: rolling, first deploys, workers, restarts in place.
+    pub(super) async fn settle_without_standin(
+        &self,
+        plan: &Plan,
+        observed: &Observation,
+        interrupt: &Interrupt,
+    ) -> Result<Proof> {
+        let mut proof = Proof::default();
+        self.settle(plan, observed, interrupt, &mut proof).await?;
         let services: Vec<&str> = plan.settled_services().collect();
         self.gate_real(&services, observed).await?;
         settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
-        Ok(Proof::default())
+        Ok(proof)
+    }
+
+    /// Compose recreates the real containers; those of services that are rolled one by one, beside their old ones.
+    async fn settle(
+        &self,
+        plan: &Plan,
+        observed: &Observation,
+        interrupt: &Interrupt,
+        proof: &mut Proof,
+    ) -> Result<()> {
+        if plan.rolling.is_empty() {
+            let settling = settle::settle(&self.compose, plan, &self.args, &self.events);
+            return self.events.step(Step::Settle, settling).await;
+        }
+        let rolled = self.settle_rolling(plan, observed, interrupt).await?;
+        if proof.live.is_none() {
+            self.events.emit(Event::Live);
+        }
+        proof.live = proof.live.or(rolled.live);
+        proof.led.push(("rolled containers".to_owned(), rolled.led));
+        proof.drained.add(&rolled.drained);
+        Ok(())
     }
 
     /// Goes on where a run ended that is gone: where its stand-in serves, the real containers are settled and traffic goes
@@ -319,7 +347,7 @@ impl Deploy {
         self.events
             .step(Step::Cutback, async {
                 let counters = guard.counters().await?;
-                proof.led = leads.iter().zip(counters).map(|(lead, count)| (port_name(lead), count)).collect();
+                proof.led.extend(leads.iter().zip(counters).map(|(lead, count)| (port_name(lead), count)));
                 guard.release().await
             })
             .await?;
@@ -362,7 +390,7 @@ impl Deploy {
         }
     }
 
-    fn gate<'a>(&'a self, observed: &'a Observation) -> Gate<'a> {
+    pub(super) fn gate<'a>(&'a self, observed: &'a Observation) -> Gate<'a> {
         Gate {
             engine: &self.engine,
             session: &self.session,
@@ -374,10 +402,11 @@ impl Deploy {
                 .gate_timeout
                 .or_else(|| Duration::try_from_secs_f64(self.project.settings.gate_seconds?).ok())
                 .unwrap_or(DEFAULT_GATE),
+            used: None,
         }
     }
 
-    fn drain_deadline(&self) -> Duration {
+    pub(super) fn drain_deadline(&self) -> Duration {
         self.args
             .drain
             .or_else(|| Duration::try_from_secs_f64(self.project.settings.drain_seconds?).ok())
@@ -447,8 +476,8 @@ fn entry_services(standin: &StandInPlan) -> Vec<String> {
 fn port_name(lead: &PortLead) -> String {
     let protocol = if lead.protocol == Protocol::Udp { "/udp" } else { "" };
     match lead.host_ip {
-        Some(address) => format!("{address}:{}{protocol}", lead.published),
-        None => format!("{}{protocol}", lead.published),
+        Some(address) => format!("port {address}:{}{protocol}", lead.published),
+        None => format!("port {}{protocol}", lead.published),
     }
 }
 

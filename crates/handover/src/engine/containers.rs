@@ -9,8 +9,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
-    LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StartContainerOptions, StopContainerOptions,
-    WaitContainerOptions,
+    LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, RenameContainerOptions, StartContainerOptions,
+    StopContainerOptions, WaitContainerOptions,
 };
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -173,6 +173,29 @@ impl Engine {
         self.each(ids, |id| async move { self.docker.stop_container(&id, None::<StopContainerOptions>).await }).await
     }
 
+    /// Starts a container of the user's. One that runs already is as good as started.
+    pub(crate) async fn start(&self, id: &str) -> Result<()> {
+        self.each(&[id.to_owned()], |id| async move {
+            self.docker.start_container(&id, None::<StartContainerOptions>).await
+        })
+        .await
+    }
+
+    /// Gives a container another name.
+    pub(crate) async fn rename(&self, id: &str, name: &str) -> Result<()> {
+        let _waiting = self.events.waiting();
+        Ok(self.docker.rename_container(id, RenameContainerOptions { name: name.to_owned() }).await?)
+    }
+
+    /// Removes a container that has stopped; its anonymous volumes stay, because the one that replaces it has them.
+    pub(crate) async fn remove_replaced(&self, id: &str) -> Result<()> {
+        self.each(&[id.to_owned()], |id| async move {
+            let options = RemoveContainerOptions { v: false, force: false, link: false };
+            self.docker.remove_container(&id, Some(options)).await
+        })
+        .await
+    }
+
     /// Removes stopped or running containers side by side, with their anonymous volumes.
     pub(crate) async fn remove_all(&self, ids: &[String]) -> Result<()> {
         self.each(ids, |id| async move { self.remove(&id).await }).await
@@ -215,6 +238,20 @@ impl Engine {
             self.docker.logs(id, Some(options)).filter_map(|chunk| async { chunk.ok() }).collect().await;
         let text: String = chunks.iter().map(|chunk| String::from_utf8_lossy(chunk.as_ref()).into_owned()).collect();
         text.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// Ids of containers of whatever project that start or join a network from now on. Ends with the connection.
+    pub(crate) fn newcomers(&self) -> impl Stream<Item = String> + use<> {
+        let filters = [
+            ("type".to_owned(), ["container", "network"].map(str::to_owned).to_vec()),
+            ("event".to_owned(), ["start", "connect"].map(str::to_owned).to_vec()),
+        ];
+        let events = self.docker.events(Some(EventsOptions { filters: Some(filters.into()), ..Default::default() }));
+        events.filter_map(|event| async move {
+            let actor = event.ok()?.actor?;
+            // A network's event names the container among its attributes.
+            actor.attributes.and_then(|mut attributes| attributes.remove("container")).or(actor.id)
+        })
     }
 
     /// Events of the containers of a Compose project from now on.
@@ -277,6 +314,7 @@ fn inspected(found: bollard::models::ContainerInspectResponse) -> Inspected {
         let endpoint = Endpoint {
             network_id: endpoint.network_id.unwrap_or_default(),
             address: address(endpoint.ip_address),
+            address_v6: endpoint.global_ipv6_address.and_then(|text| text.parse().ok()),
             gateway: address(endpoint.gateway),
         };
         (name, endpoint)

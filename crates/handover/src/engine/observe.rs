@@ -157,6 +157,7 @@ fn container(summary: &ContainerSummary) -> Container {
                 let endpoint = Endpoint {
                     network_id: endpoint.network_id.clone().unwrap_or_default(),
                     address: address(&endpoint.ip_address),
+                    address_v6: endpoint.global_ipv6_address.as_ref().and_then(|text| text.parse().ok()),
                     gateway: address(&endpoint.gateway),
                 };
                 (name.clone(), endpoint)

@@ -23,6 +23,7 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
         Event::StepEnded(step) => json!({"event": "step-ended", "step": step.name()}),
         Event::Compose { step, line } => json!({"event": "compose", "step": step, "line": line}),
         Event::Ready { container } => json!({"event": "ready", "container": container}),
+        Event::Switched { container } => json!({"event": "switched", "container": container}),
         Event::Live => json!({"event": "live"}),
         Event::Drained { container, report } => json!({
             "event": "drained", "container": container,
@@ -35,7 +36,7 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
             "live_s": proof.live.map(|live| live.as_secs_f64()),
             "done_s": proof.done.as_secs_f64(),
             "own_s": proof.own.as_secs_f64(),
-            "led": proof.led.iter().map(|(port, count)| json!({"port": port, "connections": count})).collect::<Vec<_>>(),
+            "led": proof.led.iter().map(|(port, count)| json!({"for": port, "connections": count})).collect::<Vec<_>>(),
             "closed_idle": proof.drained.closed_idle,
             "ended": proof.drained.ended,
             "cut": proof.drained.cut,

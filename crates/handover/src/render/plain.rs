@@ -19,6 +19,7 @@ pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
         Event::Compose { step, line } if matches!(*step, "pull" | "build") => stamped(&format!("  {line}")),
         Event::Compose { .. } => Vec::new(),
         Event::Ready { container } => stamped(&format!("  {container} is ready")),
+        Event::Switched { container } => stamped(&format!("  {container}: new connections go to the new container")),
         Event::Live => stamped("the new version is live"),
         Event::Drained { container, report } => stamped(&format!("  {container}: {}", drained(report))),
         Event::Note(text) => stamped(&format!("note: {text}")),
@@ -58,8 +59,8 @@ fn proof(proof: &Proof) -> Vec<String> {
         None => lines.push(format!("done after {}", seconds(proof.done))),
     }
     if proof.live.is_some() {
-        let led: Vec<String> = proof.led.iter().map(|(port, count)| format!("{count} to port {port}")).collect();
-        lines.push(format!("  connections led to the stand-in: {}", led.join(", ")));
+        let led: Vec<String> = proof.led.iter().map(|(port, count)| format!("{count} for {port}")).collect();
+        lines.push(format!("  connections led: {}", led.join(", ")));
         lines.push(format!("  connections drained: {}", drained(&proof.drained)));
     }
     lines.push(format!("  handover's own share of the time: {}", seconds(proof.own)));

@@ -1,0 +1,186 @@
+//! One container is replaced by another: started, gated, given the traffic; then the old one drains. And the way back.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use handover_core::gate::State;
+use handover_core::observation::{Container, Observation};
+use handover_core::rolling::{Half, Mend, mend, temporary_name};
+use handover_core::switch::Protocol;
+use handover_host::protocol::{Listeners, SessionOp};
+
+use super::drain::Drains;
+use super::gate::{ContainerEvents, Gate};
+use super::rolling::found;
+use super::steps::Deploy;
+use super::switch::Switch;
+use crate::engine::Inspected;
+use crate::engine_proxy::HeldCall;
+use crate::event::{DrainSummary, Event};
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt::Interrupt;
+
+/// What replacing takes.
+pub(super) struct Hands<'a> {
+    pub(super) deploy: &'a Deploy,
+    pub(super) observed: &'a Observation,
+    pub(super) switch: &'a Switch,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// A container was replaced.
+pub(super) struct Replaced {
+    /// From the start of the deploy until new connections went to the new one.
+    pub(super) live: Duration,
+    /// What was done with the old one's connections.
+    pub(super) drained: DrainSummary,
+}
+
+impl Hands<'_> {
+    /// Replaces a container by one that Compose has created. A failure leaves the old one serving and the new one removed.
+    /// Gives up when Compose does.
+    pub(super) async fn replace(&self, old: &Container, new: &str, call: &mut HeldCall) -> Result<Replaced> {
+        let Deploy { engine, session, events, project, .. } = self.deploy;
+        let before = found(self.deploy, &old.id, &old.name).await?;
+        let ports = self.used_ports(&before).await?;
+        let drains = Drains::of_ports(session, &before, &ports, self.deploy.drain_deadline())?;
+        let requests = drains.requests();
+        let mut changes: ContainerEvents = engine.container_events(&project.name).boxed();
+        let replaced = async {
+            engine.start(new).await?;
+            let started = found(self.deploy, new, &old.name).await?;
+            // Names resolve to both from now on, and nobody may reach the new one before it is ready.
+            self.switch.lead(&started, &before).await?;
+            let ids = [new.to_owned()];
+            let gate = self.gate(&ports);
+            let ready = tokio::select! {
+                ready = gate.pass(&ids, &mut changes) => ready?,
+                () = call.abandoned() => return Err(abandoned()),
+                () = self.interrupt.asked() => {
+                    return Err(Failure::new(Exit::Interrupted, format!("interrupted before {} was replaced", old.name)));
+                }
+            };
+            let ready = ready.into_iter().next().unwrap_or(started);
+            self.switch.lead(&before, &ready).await?;
+            let live = events.elapsed();
+            events.emit(Event::Switched { container: old.name.clone() });
+            let service = project.services.get(&old.service);
+            let monitor = service.map_or(0.0, |service| service.update.monitor);
+            let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
+            let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
+            let drained = tokio::select! {
+                drained = drained => drained?,
+                failure = gate.watch_for_failure(&ids, &mut changes) => return Err(failure),
+                () = call.abandoned() => return Err(abandoned()),
+            };
+            Ok(Replaced { live, drained })
+        };
+        let replaced = replaced.await;
+        if replaced.is_err() {
+            Drains::give_up(session, &requests);
+            self.take_back(&before, new).await?;
+        }
+        replaced
+    }
+
+    /// Lets what is under way with a container end that is not to be replaced: another of its service takes its traffic.
+    pub(super) async fn retire(&self, old: &Container, call: &mut HeldCall) -> Result<Replaced> {
+        let Deploy { engine, session, events, .. } = self.deploy;
+        let before = found(self.deploy, &old.id, &old.name).await?;
+        let ports = self.used_ports(&before).await?;
+        let drains = Drains::of_ports(session, &before, &ports, self.deploy.drain_deadline())?;
+        let requests = drains.requests();
+        let others = engine.containers_of_project(&self.deploy.project.name).await?;
+        let mut other = None;
+        for (id, _) in others.into_iter().filter(|(id, service)| *service == old.service && *id != old.id) {
+            let candidate = engine.inspect(&id).await?;
+            other =
+                other.or(candidate.filter(|one| one.state == State::Running && temporary_name(&one.name).is_none()));
+        }
+        if let Some(other) = &other {
+            self.switch.lead(&before, other).await?;
+        }
+        let live = events.elapsed();
+        tokio::select! {
+            drained = drains.finish(session, events) => Ok(Replaced { live, drained: drained? }),
+            () = call.abandoned() => {
+                Drains::give_up(session, &requests);
+                self.switch.free(&before).await?;
+                Err(abandoned())
+            }
+        }
+    }
+
+    /// Keeps traffic away from a container that is more than there were, until it is ready.
+    pub(super) async fn join(&self, id: &str, service: &str) -> Result<()> {
+        let started = found(self.deploy, id, service).await?;
+        let running = self.observed.of_service(service).find(|container| container.running);
+        let Some(other) = running else { return Ok(()) };
+        let Some(other) = self.deploy.engine.inspect(&other.id).await?.filter(|one| one.state == State::Running) else {
+            return Ok(());
+        };
+        let mut changes: ContainerEvents = self.deploy.engine.container_events(&self.deploy.project.name).boxed();
+        let ports = self.used_ports(&other).await?;
+        self.switch.lead(&started, &other).await?;
+        let passed = self.gate(&ports).pass(&[id.to_owned()], &mut changes).await;
+        self.switch.free(&started).await?;
+        passed.map(drop)
+    }
+
+    /// Makes a pair whole whose replacement ended half-way. May be repeated.
+    pub(super) async fn mend(&self, old: &str, new: &str) -> Result<()> {
+        let (before, after) = tokio::try_join!(self.deploy.engine.inspect(old), self.deploy.engine.inspect(new))?;
+        let half = |one: &Option<Inspected>| match one {
+            Some(found) if found.state == State::Running => Half::Runs,
+            Some(_) => Half::Stopped,
+            None => Half::Gone,
+        };
+        match mend(half(&before), half(&after)) {
+            Mend::Nothing => Ok(()),
+            Mend::Back => match before {
+                Some(before) => self.take_back(&before, new).await,
+                None => Ok(()),
+            },
+            Mend::Forward => {
+                let engine = &self.deploy.engine;
+                if before.is_some() {
+                    engine.remove_replaced(old).await?;
+                }
+                let name = after.map(|after| after.name).unwrap_or_default();
+                if let Some((_, name)) = temporary_name(&name) {
+                    engine.rename(new, name).await?;
+                }
+                engine.start(new).await
+            }
+        }
+    }
+
+    /// Gives the traffic back to the old container, and removes the new one once nothing is under way with it.
+    async fn take_back(&self, old: &Inspected, new: &str) -> Result<()> {
+        let Deploy { engine, session, events, .. } = self.deploy;
+        let Some(started) = engine.inspect(new).await? else { return Ok(()) };
+        if started.state == State::Running {
+            self.switch.lead(&started, old).await?;
+            let ports = self.used_ports(&started).await?;
+            Drains::of_ports(session, &started, &ports, self.deploy.drain_deadline())?.finish(session, events).await?;
+        }
+        engine.remove_all(&[new.to_owned()]).await?;
+        self.switch.gone(&started).await
+    }
+
+    /// The ports that others can call: those that something listens at now, inside the container, beyond its loopback.
+    async fn used_ports(&self, container: &Inspected) -> Result<Vec<(u16, Protocol)>> {
+        let sandbox = Some(container.sandbox.clone().into());
+        let found: Listeners = self.deploy.session.ask(SessionOp::Listeners { sandbox }).await?;
+        let reachable = found.listeners.into_iter().filter(|one| !one.address.is_loopback());
+        Ok(reachable.map(|one| (one.port, one.protocol)).collect())
+    }
+
+    fn gate(&self, used: &[(u16, Protocol)]) -> Gate<'_> {
+        Gate { used: Some(used.to_vec()), ..self.deploy.gate(self.observed) }
+    }
+}
+
+fn abandoned() -> Failure {
+    Failure::new(Exit::DeployFailed, "Compose ended before it was told to go on")
+}

@@ -1,0 +1,220 @@
+//! The switch: new connections of everybody who may call a rolled container are led by the kernel, in each peer's own network
+//! namespace and on the host, at one instant for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use handover_core::leads::{Addresses, Leads, Peer};
+use handover_core::observation::Observation;
+use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
+use tokio::sync::Mutex;
+
+use crate::engine::{Engine, Inspected};
+use crate::failure::{Exit, Failure, Result};
+use crate::helper::Helper;
+
+/// How long nobody may have used an address that is gone before its leads go: a proxy that finds containers by itself may
+/// notice a change that late (Traefik: up to 2 s).
+const NOTICED: Duration = Duration::from_secs(3);
+/// The kernel tells no one that a counter has changed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The leads of one deploy. They are held by the session helper and go with it, however it ends.
+pub(super) struct Switch {
+    engine: Engine,
+    session: Helper,
+    /// Names of the networks that the rolled containers are on.
+    networks: BTreeSet<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By container id; the host by an empty one.
+    peers: BTreeMap<String, Peer>,
+    leads: Leads,
+    /// Containers whose addresses this deploy leads itself.
+    ours: BTreeSet<String>,
+}
+
+impl Switch {
+    /// Finds the peers: all containers on these networks, and the host. Nothing is led yet.
+    pub(super) async fn begin(
+        engine: &Engine,
+        session: &Helper,
+        observed: &Observation,
+        networks: BTreeSet<String>,
+    ) -> Result<Self> {
+        let switch = Self { engine: engine.clone(), session: session.clone(), networks, state: Mutex::default() };
+        let all = observed.containers.iter().chain(&observed.standin).chain(&observed.foreign);
+        let near = all
+            .filter(|container| container.running)
+            .filter(|container| container.networks.keys().any(|network| switch.networks.contains(network)));
+        let inspected = join_all(near.map(|container| engine.inspect(&container.id))).await;
+        let mut state = switch.state.lock().await;
+        state.peers.insert(
+            String::new(),
+            Peer { name: "the host".to_owned(), sandbox: String::new(), addresses: Addresses::new() },
+        );
+        for found in inspected {
+            // One that has ended meanwhile calls nobody.
+            if let Some(found) = found? {
+                switch.add(&mut state, &found);
+            }
+        }
+        switch.load(&mut state).await?;
+        drop(state);
+        Ok(switch)
+    }
+
+    /// Leads new connections for one container to another, at one instant for each peer.
+    pub(super) async fn lead(&self, from: &Inspected, to: &Inspected) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.ours.extend([from.id.clone(), to.id.clone()]);
+        let before = state.leads.clone();
+        state.leads.lead(&addresses(from), &addresses(to));
+        let loaded = self.load(&mut state).await;
+        if loaded.is_err() {
+            state.leads = before;
+            let _ = self.load(&mut state).await;
+        }
+        loaded
+    }
+
+    /// A container that is ready has its addresses for itself.
+    pub(super) async fn free(&self, container: &Inspected) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.leads.forget(&addresses(container));
+        self.load(&mut state).await
+    }
+
+    /// A container is gone, and nothing may lead to it any more.
+    pub(super) async fn gone(&self, container: &Inspected) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.leads.forget(&addresses(container));
+        state.leads.forget_target(&addresses(container));
+        self.load(&mut state).await
+    }
+
+    /// A container has started or joined a network: it is a peer, and an address that it was given is its own.
+    pub(super) async fn newcomer(&self, id: &str) -> Result<()> {
+        let Some(found) = self.engine.inspect(id).await? else {
+            return Ok(());
+        };
+        let mut state = self.state.lock().await;
+        let knows = self.add(&mut state, &found);
+        let mut moved = false;
+        if !state.ours.contains(&found.id) {
+            let before = state.leads.clone();
+            state.leads.forget(&addresses(&found));
+            moved = before != state.leads;
+        }
+        if moved || knows { self.load(&mut state).await } else { Ok(()) }
+    }
+
+    /// Waits until nobody has used an address that is gone for as long as a proxy may need to notice, at most until the
+    /// deadline. Returns who still does: the peer's name, the address, and the connections led.
+    pub(super) async fn until_unused(&self, deadline: Duration) -> Result<Vec<Straggler>> {
+        let began = tokio::time::Instant::now();
+        let mut last_use = began;
+        let mut before = self.counted().await?;
+        loop {
+            if self.state.lock().await.leads.is_empty() || last_use.elapsed() >= NOTICED {
+                return Ok(Vec::new());
+            }
+            if began.elapsed() >= deadline {
+                return Ok(before.into_values().filter(|one| one.used).collect());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let mut now = self.counted().await?;
+            for (key, one) in &mut now {
+                let known = before.get(key);
+                let counted = known.map_or(0, |known| known.connections);
+                one.used = one.connections > counted || known.is_some_and(|known| known.used);
+                if one.connections > counted {
+                    last_use = tokio::time::Instant::now();
+                }
+            }
+            before = now;
+        }
+    }
+
+    /// Connections that were led, over all peers.
+    pub(super) async fn led(&self) -> Result<u64> {
+        Ok(self.counted().await?.into_values().map(|one| one.connections).sum())
+    }
+
+    async fn counted(&self) -> Result<BTreeMap<(String, IpAddr), Straggler>> {
+        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let state = self.state.lock().await;
+        let mut all: BTreeMap<(String, IpAddr), Straggler> = BTreeMap::new();
+        for peer in counted.peers {
+            let sandbox = peer.sandbox.to_string_lossy();
+            let Some(known) = state.peers.values().find(|known| known.sandbox == sandbox) else { continue };
+            for LeadCount { from, connections, .. } in peer.leads {
+                let key = (known.name.clone(), from);
+                let fresh = Straggler { peer: known.name.clone(), address: from, connections: 0, used: false };
+                all.entry(key).or_insert(fresh).connections += connections;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes a container among the peers; whether it is one.
+    fn add(&self, state: &mut State, found: &Inspected) -> bool {
+        let on_network = found.networks.iter().any(|(network, _)| self.networks.contains(network));
+        if !on_network || found.sandbox.is_empty() {
+            return false;
+        }
+        let peer = Peer { name: found.name.clone(), sandbox: found.sandbox.clone(), addresses: addresses(found) };
+        state.peers.insert(found.id.clone(), peer);
+        true
+    }
+
+    async fn load(&self, state: &mut State) -> Result<()> {
+        let tables = state.peers.values().map(|peer| state.leads.table(peer)).collect();
+        let loaded: PeersLoaded = self.session.ask(SessionOp::Peers { tables }).await?;
+        for peer in loaded.peers {
+            let sandbox = peer.sandbox.to_string_lossy();
+            match peer.state {
+                PeerState::Loaded | PeerState::Unloaded => {}
+                PeerState::Gone => state.peers.retain(|_, known| known.sandbox != sandbox),
+                PeerState::Failed(why) => {
+                    let name = state.peers.values().find(|known| known.sandbox == sandbox).map(|known| &known.name);
+                    let name = name.cloned().unwrap_or_default();
+                    let failure =
+                        Failure::new(Exit::Host, format!("the traffic of {name} cannot be led")).because(why.what);
+                    return Err(match why.hint {
+                        Some(hint) => failure.hint(hint),
+                        None => failure,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A peer that goes on using an address that is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Straggler {
+    /// Name of its container.
+    pub(super) peer: String,
+    /// The address.
+    pub(super) address: IpAddr,
+    /// Connections that were led from it in all.
+    pub(super) connections: u64,
+    /// Whether it was used since the containers behind it went.
+    used: bool,
+}
+
+fn addresses(container: &Inspected) -> Addresses {
+    let both = container.networks.iter().flat_map(|(network, endpoint)| {
+        let v4 = endpoint.address.map(IpAddr::from);
+        let v6 = endpoint.address_v6.map(IpAddr::from);
+        v4.into_iter().chain(v6).map(|address| (network.clone(), address))
+    });
+    both.collect()
+}
