@@ -239,7 +239,7 @@ impl Drain {
 }
 
 fn quiet_ms() -> u64 {
-    10
+    5
 }
 
 fn opaque_ms() -> u64 {
@@ -581,7 +581,7 @@ mod tests {
                 sandbox: "/s".into(),
                 ports: vec![80],
                 deadline_ms: 5000,
-                quiet_ms: 10,
+                quiet_ms: 5,
                 opaque_ms: 2000,
                 unheard_ms: 1000,
                 hold: false,

@@ -17,7 +17,7 @@ const AFTER: usize = 2;
 /// 40,000 meets one.
 const ACCEPTED_AT_FIRST: f64 = 0.5;
 /// What is accepted doubles in this time.
-const DOUBLES_IN: Duration = Duration::from_millis(500);
+const DOUBLES_IN: Duration = Duration::from_millis(250);
 
 /// The pauses on all connections of one container.
 #[derive(Clone, Debug)]
@@ -105,8 +105,8 @@ mod tests {
         (1..400).for_each(|number| rhythm.ended(Duration::from_secs_f64(-(f64::from(number) / 400.0).ln() / 20.0)));
         let rate = rhythm.requests_a_second(ms(30));
         assert!((15.0..25.0).contains(&rate), "{rate}");
-        assert!(!rhythm.allows(ms(30), ms(1000)));
-        assert!(rhythm.allows(ms(30), ms(3000)));
+        assert!(!rhythm.allows(ms(30), ms(500)));
+        assert!(rhythm.allows(ms(30), ms(1500)));
     }
 
     #[test]

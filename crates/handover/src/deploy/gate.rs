@@ -12,6 +12,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use handover_core::gate::{Gated, State, Verdict, meant_to_exit, verdict};
 use handover_core::observation::Observation;
 use handover_core::project::Project;
+use handover_core::rolling::temporary_name;
 use handover_core::standin;
 use handover_core::switch::Protocol;
 use handover_host::protocol::{AllReady, SessionOp, Target};
@@ -122,7 +123,7 @@ impl Gate<'_> {
         }
         let asks_ports = found.health.is_none() && !served.is_empty();
         let gated = Gated {
-            name: found.name.clone(),
+            name: temporary_name(&found.name).map_or(found.name.as_str(), |(_, name)| name).to_owned(),
             meant_to_exit: service.is_some_and(|service| meant_to_exit(service, self.project, exited_before)),
             state: found.state,
             health: found.health,

@@ -1,5 +1,6 @@
 //! One container is replaced by another: started, gated, given the traffic; then the old one drains. And the way back.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -26,20 +27,16 @@ pub(super) struct Hands<'a> {
     pub(super) observed: &'a Observation,
     pub(super) switch: &'a Switch,
     pub(super) interrupt: &'a Interrupt,
-}
-
-/// A container was replaced.
-pub(super) struct Replaced {
-    /// From the start of the deploy until new connections went to the new one.
-    pub(super) live: Duration,
-    /// What was done with the old one's connections.
-    pub(super) drained: DrainSummary,
+    /// Old containers that still get new connections.
+    pub(super) serving: Cell<usize>,
+    /// From the start of the deploy until none of them did.
+    pub(super) live: Cell<Option<Duration>>,
 }
 
 impl Hands<'_> {
     /// Replaces a container by one that Compose has created. A failure leaves the old one serving and the new one removed.
     /// Gives up when Compose does.
-    pub(super) async fn replace(&self, old: &Container, new: &str, call: &mut HeldCall) -> Result<Replaced> {
+    pub(super) async fn replace(&self, old: &Container, new: &str, call: &mut HeldCall) -> Result<DrainSummary> {
         let Deploy { engine, session, events, project, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
         let ports = self.used_ports(&before).await?;
@@ -62,18 +59,17 @@ impl Hands<'_> {
             };
             let ready = ready.into_iter().next().unwrap_or(started);
             self.switch.lead(&before, &ready).await?;
-            let live = events.elapsed();
             events.emit(Event::Switched { container: old.name.clone() });
+            self.switched();
             let service = project.services.get(&old.service);
             let monitor = service.map_or(0.0, |service| service.update.monitor);
             let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
             let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
-            let drained = tokio::select! {
-                drained = drained => drained?,
-                failure = gate.watch_for_failure(&ids, &mut changes) => return Err(failure),
-                () = call.abandoned() => return Err(abandoned()),
-            };
-            Ok(Replaced { live, drained })
+            tokio::select! {
+                drained = drained => drained,
+                failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
+                () = call.abandoned() => Err(abandoned()),
+            }
         };
         let replaced = replaced.await;
         if replaced.is_err() {
@@ -84,7 +80,7 @@ impl Hands<'_> {
     }
 
     /// Lets what is under way with a container end that is not to be replaced: another of its service takes its traffic.
-    pub(super) async fn retire(&self, old: &Container, call: &mut HeldCall) -> Result<Replaced> {
+    pub(super) async fn retire(&self, old: &Container, call: &mut HeldCall) -> Result<DrainSummary> {
         let Deploy { engine, session, events, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
         let ports = self.used_ports(&before).await?;
@@ -100,9 +96,9 @@ impl Hands<'_> {
         if let Some(other) = &other {
             self.switch.lead(&before, other).await?;
         }
-        let live = events.elapsed();
+        self.switched();
         tokio::select! {
-            drained = drains.finish(session, events) => Ok(Replaced { live, drained: drained? }),
+            drained = drains.finish(session, events) => drained,
             () = call.abandoned() => {
                 Drains::give_up(session, &requests);
                 self.switch.free(&before).await?;
@@ -174,6 +170,16 @@ impl Hands<'_> {
         let found: Listeners = self.deploy.session.ask(SessionOp::Listeners { sandbox }).await?;
         let reachable = found.listeners.into_iter().filter(|one| !one.address.is_loopback());
         Ok(reachable.map(|one| (one.port, one.protocol)).collect())
+    }
+
+    /// One old container less gets new connections.
+    fn switched(&self) {
+        let left = self.serving.get().saturating_sub(1);
+        self.serving.set(left);
+        if left == 0 {
+            self.deploy.events.emit(Event::Live);
+            self.live.set(Some(self.deploy.events.elapsed()));
+        }
     }
 
     fn gate(&self, used: &[(u16, Protocol)]) -> Gate<'_> {

@@ -1,6 +1,7 @@
 //! Rolling: Compose recreates, through our proxy to the engine. Where it wants to stop an old container, it waits until the new
 //! one has been started by us, has passed its gate, has the traffic, and the old one has drained; then it goes on.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use handover_core::plan::{Action, Plan};
 use handover_core::rolling::{Batches, Next};
 use handover_core::wire::{Ending, Held};
 
-use super::replace::{Hands, Replaced};
+use super::replace::Hands;
 use super::settle;
 use super::steps::Deploy;
 use super::switch::Switch;
@@ -44,7 +45,7 @@ struct Wanted {
 /// What has ended.
 enum Ended {
     /// A container has been replaced or retired, or was not; Compose waits for the word.
-    Replaced { service: String, call: HeldCall, outcome: Result<Replaced> },
+    Replaced { service: String, call: HeldCall, outcome: Result<DrainSummary> },
     /// The pause between two batches is over.
     Delay { service: String },
     /// A container that is more than there were is ready, or will not be.
@@ -70,7 +71,6 @@ struct Roll<'a> {
     to_rename: BTreeMap<String, String>,
     /// Calls that are refused once nothing else is under way: Compose gives everything up at the first refusal.
     refusals: Vec<(HeldCall, String)>,
-    to_replace: usize,
     rolled: Rolled,
     failure: Option<Failure>,
 }
@@ -88,7 +88,8 @@ impl Deploy {
         let old = || observed.containers.iter().filter(|container| services.contains(container.service.as_str()));
         let networks = old().flat_map(|container| container.networks.keys().cloned()).collect();
         let switch = Switch::begin(&self.engine, &self.session, observed, networks).await?;
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt };
+        let serving = Cell::new(old().filter(|container| container.running).count());
+        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
         let held = Held::new(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());
@@ -107,7 +108,6 @@ impl Deploy {
             released: BTreeSet::new(),
             to_rename: BTreeMap::new(),
             refusals: Vec::new(),
-            to_replace: old().filter(|container| container.running).count(),
             rolled: Rolled::default(),
             failure: None,
         };
@@ -122,7 +122,9 @@ impl Deploy {
             (Some(failure), _) | (None, Err(failure)) => return Err(failure),
             (None, Ok(())) => {}
         }
+        let waiting = self.events.waiting();
         let stragglers = self.events.step(Step::Unused, switch.until_unused(self.drain_deadline())).await?;
+        drop(waiting);
         for one in stragglers {
             self.events.emit(Event::Note(format!(
                 "{} goes on calling {}, where a container was that is gone ({} connections were led on): it has resolved the \
@@ -130,6 +132,7 @@ impl Deploy {
                 one.peer, one.address, one.connections
             )));
         }
+        rolled.live = hands.live.get();
         rolled.led = switch.led().await?;
         Ok(rolled)
     }
@@ -275,12 +278,8 @@ impl<'a> Roll<'a> {
                     self.failure.get_or_insert(failure);
                 }
             }
-            Ended::Replaced { service, call, outcome: Ok(replaced) } => {
-                self.rolled.drained.add(&replaced.drained);
-                self.to_replace = self.to_replace.saturating_sub(1);
-                if self.to_replace == 0 {
-                    self.rolled.live = Some(replaced.live);
-                }
+            Ended::Replaced { service, call, outcome: Ok(drained) } => {
+                self.rolled.drained.add(&drained);
                 if let Some(new) = self.new_of.get(&call.container) {
                     self.to_rename.insert(new.clone(), service);
                 }

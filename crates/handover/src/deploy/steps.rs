@@ -134,9 +134,6 @@ impl Deploy {
             return self.events.step(Step::Settle, settling).await;
         }
         let rolled = self.settle_rolling(plan, observed, interrupt).await?;
-        if proof.live.is_none() {
-            self.events.emit(Event::Live);
-        }
         proof.live = proof.live.or(rolled.live);
         proof.led.push(("rolled containers".to_owned(), rolled.led));
         proof.drained.add(&rolled.drained);
