@@ -3,9 +3,9 @@
 //! Every table belongs to a netlink socket that was made inside its namespace and is kept open here (nftables flag
 //! *owner*): it goes when this process ends, however it ends. Nobody else can change or delete it meanwhile.
 //!
-//! An open socket keeps its namespace alive, also when no process is left in it (Linux 6.18; seen by its inode in a
-//! dump of `ss -N` and by interfaces that stay). So the process that a namespace was reached by is watched, and the
-//! socket is closed when no path leads to the namespace any more.
+//! An open socket keeps its namespace alive, also when no process is left in it: its interfaces stay (Linux 6.18). So
+//! the process that a namespace was reached by is watched, and the socket is closed when no path leads to the namespace
+//! any more. A path that is not below `/proc/<pid>` has nothing to watch; it is looked at again with every request.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

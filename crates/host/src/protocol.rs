@@ -12,6 +12,8 @@
 //! ← {"id":2,"error":{"what":"reading the sockets: Operation not permitted","hint":"…"}}
 //! ```
 
+mod peers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -19,6 +21,8 @@ use handover_core::peer_switch::PeerTable;
 use handover_core::switch::{PortTable, Protocol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::peers::{Caller, Callers, LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
 
 /// One request; `Op` is [`GuardOp`] or [`SessionOp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,11 +165,12 @@ pub enum SessionOp {
     },
     /// Loads the table of each given network namespace, side by side, in place of the one that this session loaded there
     /// before; each is one transaction. A table that leads, holds and keeps nothing is removed. Answers [`PeersLoaded`];
-    /// that a namespace failed is said there, and changes nothing in it.
+    /// that a namespace failed is said there, and changes nothing in it. Not undone by cancelling.
     ///
-    /// Connections under way stay as they are, led or not. But connection tracking may go with a table: to lead nothing
-    /// more, load [`PeerTable::released`] first, and remove the table once `open` of [`LeadCount`] is 0 for its leads.
-    /// All tables go with the session, however it ends, and with the namespace.
+    /// Connections under way stay as they are, led or not. But where nothing else asks for connection tracking (always
+    /// for IPv6) those that are led are reset when their table goes: to lead nothing more, load [`PeerTable::released`]
+    /// first, and remove the table, or end the session, once `open` of [`LeadCount`] is 0 for its leads. All tables go
+    /// with the session, however it ends, and with the namespace.
     Peers {
         /// One a namespace; containers that share one must want the same.
         tables: Vec<PeerTable>,
@@ -289,91 +294,6 @@ pub struct Loaded {
 pub struct Unloaded {
     /// Whether there was one.
     pub was_loaded: bool,
-}
-
-/// Peers' tables were loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeersLoaded {
-    /// In the order of the request.
-    pub peers: Vec<PeerLoaded>,
-    /// Time for all, in microseconds.
-    pub took_us: u64,
-}
-
-/// What became of one peer's table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerLoaded {
-    /// As in the request.
-    pub sandbox: PathBuf,
-    /// How it is now.
-    pub state: PeerState,
-    /// UDP flows whose next packet is led anew (`move_udp`).
-    pub udp_flows_moved: usize,
-    /// Time to enter the namespace and to load the table, in microseconds.
-    pub took_us: u64,
-}
-
-/// Whether a session's table is in a network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PeerState {
-    /// It is.
-    Loaded,
-    /// It is not.
-    Unloaded,
-    /// The namespace is gone, and with it whatever was there.
-    Gone,
-    /// It is as it was before.
-    Failed(Failure),
-}
-
-/// What peers' tables have led.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeersCounted {
-    /// In the order of the request; otherwise sorted.
-    pub peers: Vec<PeerCounted>,
-}
-
-/// What one peer's table has led.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerCounted {
-    /// As in the request.
-    pub sandbox: PathBuf,
-    /// Whether there is a table.
-    pub state: PeerState,
-    /// Every lead that the table has ever had.
-    pub leads: Vec<LeadCount>,
-}
-
-/// How often one lead was used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeadCount {
-    /// Led from.
-    pub from: IpAddr,
-    /// Led to.
-    pub to: IpAddr,
-    /// Whether it leads now.
-    pub led: bool,
-    /// Connections (other protocols: flows) led since the table was first loaded with this lead.
-    pub connections: u64,
-    /// TCP connections from this namespace to `from` that are not over, wherever they were led.
-    pub open: usize,
-}
-
-/// Who has connections to a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Callers {
-    /// Sorted by address.
-    pub callers: Vec<Caller>,
-}
-
-/// The other end of some connections.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
-    /// Its address, as the container sees it.
-    pub address: IpAddr,
-    /// How many are established.
-    pub connections: usize,
 }
 
 /// How often each lead was used.
