@@ -25,6 +25,8 @@ pub struct Peer {
 /// Where the addresses of containers lead now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leads {
+    /// Whether UDP flows under way move as well. Finding them takes some 20 ms a namespace.
+    pub udp: bool,
     to: BTreeMap<(String, IpAddr), IpAddr>,
 }
 
@@ -75,7 +77,7 @@ impl Leads {
             sandbox: peer.sandbox.clone().into(),
             keep: leads.is_empty(),
             leads,
-            move_udp: true,
+            move_udp: self.udp,
             ..PeerTable::default()
         }
     }

@@ -10,7 +10,9 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use handover_core::observation::{Container, Observation};
 use handover_core::plan::{Action, Plan};
+use handover_core::project::Service;
 use handover_core::rolling::{Batches, Next};
+use handover_core::switch::Protocol;
 use handover_core::wire::{Ending, Held};
 
 use super::replace::Hands;
@@ -87,7 +89,10 @@ impl Deploy {
         let services: BTreeSet<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         let old = || observed.containers.iter().filter(|container| services.contains(container.service.as_str()));
         let networks = old().flat_map(|container| container.networks.keys().cloned()).collect();
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks).await?;
+        let served =
+            services.iter().filter_map(|name| self.project.services.get(*name)).flat_map(Service::served_ports);
+        let udp = served.into_iter().any(|(_, protocol)| protocol == Protocol::Udp);
+        let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp).await?;
         let serving = Cell::new(old().filter(|container| container.running).count());
         let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
         let held = Held::new(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));

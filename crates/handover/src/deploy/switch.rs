@@ -40,14 +40,16 @@ struct State {
 }
 
 impl Switch {
-    /// Finds the peers: all containers on these networks, and the host. Nothing is led yet.
+    /// Finds the peers: all containers on these networks, and the host. Nothing is led yet. `udp`: whether UDP is served.
     pub(super) async fn begin(
         engine: &Engine,
         session: &Helper,
         observed: &Observation,
         networks: BTreeSet<String>,
+        udp: bool,
     ) -> Result<Self> {
-        let switch = Self { engine: engine.clone(), session: session.clone(), networks, state: Mutex::default() };
+        let state = Mutex::new(State { leads: Leads { udp, ..Leads::default() }, ..State::default() });
+        let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
         let all = observed.containers.iter().chain(&observed.standin).chain(&observed.foreign);
         let near = all
             .filter(|container| container.running)
