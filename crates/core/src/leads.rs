@@ -26,11 +26,16 @@ pub struct Peer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leads {
     /// Whether UDP flows under way move as well. Finding them takes some 20 ms a namespace.
-    pub udp: bool,
+    udp: bool,
     to: BTreeMap<(String, IpAddr), IpAddr>,
 }
 
 impl Leads {
+    /// No leads yet; `udp` says whether UDP flows under way move as well.
+    pub fn new(udp: bool) -> Self {
+        Self { udp, to: BTreeMap::new() }
+    }
+
     /// Leads every address of one container to that of another on the same network. What led to the first leads to the
     /// second from now on, too; the second's own addresses lead nowhere else any more.
     pub fn lead(&mut self, from: &Addresses, to: &Addresses) {

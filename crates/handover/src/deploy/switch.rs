@@ -48,7 +48,7 @@ impl Switch {
         networks: BTreeSet<String>,
         udp: bool,
     ) -> Result<Self> {
-        let state = Mutex::new(State { leads: Leads { udp, ..Leads::default() }, ..State::default() });
+        let state = Mutex::new(State { leads: Leads::new(udp), ..State::default() });
         let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
         let all = observed.containers.iter().chain(&observed.standin).chain(&observed.foreign);
         let near = all
