@@ -1,10 +1,10 @@
 //! What Compose says to the engine while it recreates a container, and which running container a call means.
 //!
 //! **Measured** with Compose 2.26.1 and 2.40.3, for all replicas side by side: create `<first 12 of the old id>_<final name>`,
-//! stop the old one by its full id, remove it, rename the new one, and, when all are through, start those that do not run yet.
+//! stop the old one by its full id, remove it, rename the new one (2.26 by its id, 2.40 by its temporary name), and, when all are through, start those that do not run yet.
 //! From source: Compose 5 removes with force, so a remove can be the first that an old container hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fewest digits of an id that are taken for one. The engine prints that many, and nobody names a container so.
 const SHORT_ID: usize = 12;
@@ -112,22 +112,28 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Running containers that a deploy holds on to: nobody ends them without its word.
+/// The containers that a deploy knows by name: those that it *holds*, which nobody ends without its word, and those that
+/// Compose has made under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct Containers {
     /// Names by id.
     names: BTreeMap<String, String>,
+    /// Ids.
+    held: BTreeSet<String>,
 }
 
-impl Held {
-    /// Containers by their full id, with the name that each has now.
-    pub fn new(names: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { names: names.into_iter().map(|(id, name)| (id, unrooted(&name))).collect() }
+impl Containers {
+    /// Holds running containers, by their full id, with the name that each has now.
+    pub fn holding(names: impl IntoIterator<Item = (String, String)>) -> Self {
+        let names: BTreeMap<String, String> = names.into_iter().map(|(id, name)| (id, unrooted(&name))).collect();
+        Self { held: names.keys().cloned().collect(), names }
     }
 
-    /// Full id of the held container that a call means: by its id, its name, or the beginning of its id (12 digits and more)
-    /// where no other held one begins so. The engine looks in this order, too.
-    pub fn meant(&self, container: &str) -> Option<&str> {
+    /// Full id of the container that a call means: by its id, its name, or the beginning of its id (12 digits and more) where
+    /// no other begins so. The engine looks in this order, too. `None` for one that is not known here.
+    ///
+    /// **Measured**: Compose 2.26.1 renames a new container by its id, 2.40.3 by its temporary name.
+    pub fn id(&self, container: &str) -> Option<&str> {
         if let Some((id, _)) = self.names.get_key_value(container) {
             return Some(id);
         }
@@ -141,23 +147,34 @@ impl Held {
         begin_so.next().filter(|_| begin_so.next().is_none()).map(String::as_str)
     }
 
+    /// Full id of the held container that a call means.
+    pub fn held(&self, container: &str) -> Option<&str> {
+        self.id(container).filter(|id| self.held.contains(*id))
+    }
+
     /// Full id of the held container that Compose means to replace by one that it makes under this name: its temporary names
     /// are `<first 12 of the old id>_<final name>`.
     pub fn replaced_by(&self, name: &str) -> Option<&str> {
         let (short, _) = name.split_once('_')?;
-        if short.len() == SHORT_ID { self.meant(short) } else { None }
+        if short.len() == SHORT_ID { self.held(short) } else { None }
     }
 
-    /// A container has another name from now on. Says nothing of one that is not held.
+    /// A container is there from now on. It is not held.
+    pub fn made(&mut self, id: &str, name: &str) {
+        self.names.insert(id.to_owned(), unrooted(name));
+    }
+
+    /// A container has another name from now on. Says nothing of one that is not known here.
     pub fn renamed(&mut self, id: &str, name: &str) {
         if let Some(known) = self.names.get_mut(id) {
             *known = unrooted(name);
         }
     }
 
-    /// A container is gone, and its name is another's from now on. May be repeated.
+    /// A container is gone, and its name may be another's from now on. May be repeated.
     pub fn removed(&mut self, id: &str) {
         self.names.remove(id);
+        self.held.remove(id);
     }
 }
 
@@ -168,9 +185,10 @@ mod tests {
     const OLD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     const TWIN: &str = "0123456789ab000000000000000000000000000000000000000000000000ffff";
     const OTHER: &str = "fedcba98765400000000000000000000000000000000000000000000000000aa";
+    const NEW: &str = "aaaaaaaaaaaa00000000000000000000000000000000000000000000000000bb";
 
-    fn held() -> Held {
-        Held::new([(OLD.to_owned(), "/shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())])
+    fn held() -> Containers {
+        Containers::holding([(OLD.to_owned(), "/shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())])
     }
 
     fn end(ending: Ending, container: &str) -> Option<WireCall> {
@@ -244,18 +262,18 @@ mod tests {
     fn a_held_container_is_meant_by_id_by_name_and_by_the_beginning_of_its_id() {
         let held = held();
         for container in [OLD, "shop-web-1", &OLD[..12], &OLD[..40]] {
-            assert_eq!(held.meant(container), Some(OLD), "{container}");
+            assert_eq!(held.held(container), Some(OLD), "{container}");
         }
         for container in ["", "shop-web", "shop-web-3", &OLD[..11], "0123456789ac", "shop-web-11"] {
-            assert_eq!(held.meant(container), None, "{container}");
+            assert_eq!(held.held(container), None, "{container}");
         }
     }
 
     #[test]
     fn a_beginning_that_two_held_ids_share_means_neither() {
-        let held = Held::new([(OLD.to_owned(), "a".to_owned()), (TWIN.to_owned(), "b".to_owned())]);
-        assert_eq!(held.meant(&OLD[..12]), None);
-        assert_eq!(held.meant(&OLD[..13]), Some(OLD));
+        let held = Containers::holding([(OLD.to_owned(), "a".to_owned()), (TWIN.to_owned(), "b".to_owned())]);
+        assert_eq!(held.held(&OLD[..12]), None);
+        assert_eq!(held.held(&OLD[..13]), Some(OLD));
     }
 
     #[test]
@@ -269,15 +287,33 @@ mod tests {
     }
 
     #[test]
+    fn a_new_container_is_known_by_its_temporary_name_and_is_not_held() {
+        let mut containers = held();
+        containers.made(NEW, "0123456789ab_shop-web-1");
+        for container in [NEW, "0123456789ab_shop-web-1", &NEW[..12]] {
+            assert_eq!((containers.id(container), containers.held(container)), (Some(NEW), None), "{container}");
+        }
+        assert_eq!(containers.replaced_by("aaaaaaaaaaaa_shop-web-1"), None);
+    }
+
+    #[test]
     fn once_the_old_one_is_gone_its_name_means_the_new_one() {
-        let mut held = held();
-        held.renamed(OLD, "/aside");
-        assert_eq!(held.meant("shop-web-1"), None);
-        assert_eq!(held.meant("aside"), Some(OLD));
-        held.removed(OTHER);
-        held.removed(OTHER);
-        assert_eq!((held.meant("shop-web-2"), held.meant(OTHER)), (None, None));
-        held.renamed(OTHER, "shop-web-2");
-        assert_eq!(held.meant("shop-web-2"), None);
+        let mut containers = held();
+        containers.made(NEW, "0123456789ab_shop-web-1");
+        assert_eq!(containers.held("shop-web-1"), Some(OLD));
+        containers.removed(OLD);
+        containers.removed(OLD);
+        containers.renamed(NEW, "/shop-web-1");
+        assert_eq!((containers.held("shop-web-1"), containers.held(OLD)), (None, None));
+        assert_eq!((containers.id("shop-web-1"), containers.id(OLD)), (Some(NEW), None));
+        containers.renamed(OLD, "shop-web-1");
+        assert_eq!(containers.id("shop-web-1"), Some(NEW));
+    }
+
+    #[test]
+    fn a_held_container_is_held_under_its_new_name() {
+        let mut containers = held();
+        containers.renamed(OLD, "/aside");
+        assert_eq!((containers.held("shop-web-1"), containers.held("aside")), (None, Some(OLD)));
     }
 }

@@ -72,7 +72,7 @@ impl Connection {
         if let Some(id) = ended
             && (response.status().is_success() || response.status() == StatusCode::NOT_FOUND)
         {
-            self.shared.held().removed(&id);
+            self.shared.containers().removed(&id);
         }
         match call {
             Some(call) => self.tell(call, response).await,
@@ -85,7 +85,7 @@ impl Connection {
         let Some(WireCall::End { ending, container }) = call else {
             return Held::Pass(None);
         };
-        let Some(id) = self.shared.held().meant(container).map(str::to_owned) else {
+        let Some(id) = self.shared.containers().held(container).map(str::to_owned) else {
             return Held::Pass(None);
         };
         let (call, waiting) = HeldCall::new(*ending, id.clone());
@@ -94,7 +94,7 @@ impl Connection {
             Word::Pass => Held::Pass((*ending == Ending::Remove).then_some(id)),
             Word::Done => {
                 if *ending == Ending::Remove {
-                    self.shared.held().removed(&id);
+                    self.shared.containers().removed(&id);
                 }
                 let mut response = Response::new(Either::Right(Full::default()));
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -112,20 +112,23 @@ impl Connection {
                 let (head, body) = response.into_parts();
                 let body = body.collect().await?.to_bytes();
                 if let Ok(Made { id }) = serde_json::from_slice(&body) {
-                    let replaces = self.shared.held().replaced_by(&name).map(str::to_owned);
+                    let mut containers = self.shared.containers();
+                    containers.made(&id, &name);
+                    let replaces = containers.replaced_by(&name).map(str::to_owned);
                     self.shared.tell(Call::Created { name, id, replaces });
                 }
                 return Ok(Response::from_parts(head, Either::Right(Full::new(body))));
             }
             WireCall::Rename { container, name } if done => {
-                let mut held = self.shared.held();
-                if let Some(id) = held.meant(&container).map(str::to_owned) {
-                    held.renamed(&id, &name);
-                }
-                drop(held);
-                self.shared.tell(Call::Renamed { container, name });
+                let mut containers = self.shared.containers();
+                let id = containers.id(&container).map_or(container.clone(), str::to_owned);
+                containers.renamed(&id, &name);
+                self.shared.tell(Call::Renamed { id, name });
             }
-            WireCall::Start { container } if done => self.shared.tell(Call::Started { container }),
+            WireCall::Start { container } if done => {
+                let id = self.shared.containers().id(&container).map_or(container.clone(), str::to_owned);
+                self.shared.tell(Call::Started { id });
+            }
             _ => {}
         }
         Ok(response.map(Either::Left))

@@ -17,9 +17,9 @@ mod tests;
 mod upstream;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use handover_core::wire::Held;
+use handover_core::wire::Containers;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -56,15 +56,15 @@ pub(crate) enum Call {
     Held(HeldCall),
     /// The engine has renamed a container. Told before Compose hears of it.
     Renamed {
-        /// As Compose names it: its full id.
-        container: String,
+        /// Full id of one that is held or was made under way; of another whatever Compose calls it.
+        id: String,
         /// Its name from now on.
         name: String,
     },
     /// The engine has started a container, or it ran already. Told before Compose hears of it.
     Started {
-        /// As Compose names it: its full id.
-        container: String,
+        /// Full id of one that is held or was made under way; of another whatever Compose calls it.
+        id: String,
     },
 }
 
@@ -72,13 +72,13 @@ pub(crate) enum Call {
 #[derive(Debug)]
 struct Shared {
     upstream: PathBuf,
-    held: Mutex<Held>,
+    containers: Mutex<Containers>,
     calls: mpsc::UnboundedSender<Call>,
 }
 
 impl Shared {
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn containers(&self) -> MutexGuard<'_, Containers> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, call: Call) {
@@ -90,20 +90,20 @@ impl Shared {
 impl EngineProxy {
     /// Opens a socket to the engine. From now on nobody who uses it ends one of the held containers without the word of the
     /// receiver's owner.
-    pub(crate) fn open(engine: &Engine, held: Held) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
+    pub(crate) fn open(engine: &Engine, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
         let (mut proxy, calls) = Self::to_socket(engine.socket(), held)?;
         proxy._engine = Some(engine.clone());
         Ok((proxy, calls))
     }
 
-    fn to_socket(upstream: &Path, held: Held) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
+    fn to_socket(upstream: &Path, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
         let failed = |error: std::io::Error| {
             Failure::new(Exit::Engine, "the proxy between Compose and the engine cannot be opened").because(error)
         };
         let directory = private_directory().map_err(failed)?;
         let listener = UnixListener::bind(directory.path().join("engine.sock")).map_err(failed)?;
         let (sender, calls) = mpsc::unbounded_channel();
-        let shared = Shared { upstream: upstream.to_owned(), held: Mutex::new(held), calls: sender };
+        let shared = Shared { upstream: upstream.to_owned(), containers: Mutex::new(held), calls: sender };
         let accepting = tokio::spawn(accept(listener, Arc::new(shared))).abort_handle();
         Ok((Self { accepting, directory, _engine: None }, calls))
     }

@@ -27,7 +27,8 @@ fn setup() -> Setup {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("fake.sock");
     let engine = UnixListener::bind(&socket).unwrap();
-    let held = Held::new([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
+    let held =
+        Containers::holding([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
     let (proxy, calls) = EngineProxy::to_socket(&socket, held).unwrap();
     Setup { proxy, calls, engine, directory }
 }
@@ -357,6 +358,24 @@ async fn a_new_container_is_told_of_before_the_client_hears_of_it() {
 }
 
 #[tokio::test]
+async fn a_rename_by_a_temporary_name_is_told_with_the_id() {
+    let mut setup = setup();
+    let mut client = setup.client_that_says(&post("/containers/create?name=0123456789ab_shop-web-1")).await;
+    let mut engine = setup.engine().await;
+    head(&mut engine).await;
+    let body = format!(r#"{{"Id":"{NEW}"}}"#);
+    say(&mut engine, &format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    head(&mut client).await;
+    hears(&mut client, &body).await;
+    say(&mut client, &post("/containers/0123456789ab_shop-web-1/rename?name=shop-web-1")).await;
+    head(&mut engine).await;
+    say(&mut engine, EMPTY).await;
+    head(&mut client).await;
+    assert!(matches!(setup.call().await, Call::Created { .. }));
+    assert!(matches!(setup.call().await, Call::Renamed { id, name } if id == NEW && name == "shop-web-1"));
+}
+
+#[tokio::test]
 async fn what_the_engine_refuses_is_not_told_as_done() {
     let mut setup = setup();
     for path in ["/containers/create?name=shop-web-1", "/containers/new/start", "/containers/new/rename?name=a"] {
@@ -381,9 +400,9 @@ async fn starts_and_renames_are_told_once_they_are_done() {
         say(&mut engine, EMPTY).await;
         head(&mut client).await;
         match setup.calls.try_recv().unwrap() {
-            Call::Started { container } => assert_eq!((path, container.as_str()), ("start", NEW)),
-            Call::Renamed { container, name } => {
-                assert_eq!((path, container.as_str(), name.as_str()), ("rename?name=shop-web-1", NEW, "shop-web-1"));
+            Call::Started { id } => assert_eq!((path, id.as_str()), ("start", NEW)),
+            Call::Renamed { id, name } => {
+                assert_eq!((path, id.as_str(), name.as_str()), ("rename?name=shop-web-1", NEW, "shop-web-1"));
             }
             other => panic!("{other:?}"),
         }
