@@ -61,6 +61,11 @@ impl Leads {
         self.to.retain(|_, to| !addresses.iter().any(|(_, address)| address == to));
     }
 
+    /// The addresses that are led somewhere.
+    pub fn led(&self) -> impl Iterator<Item = IpAddr> {
+        self.to.keys().map(|(_, address)| *address)
+    }
+
     /// Whether nothing is led.
     pub fn is_empty(&self) -> bool {
         self.to.is_empty()

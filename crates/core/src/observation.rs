@@ -20,6 +20,9 @@ pub struct Observation {
     pub architecture: String,
     /// Service containers of the project, replicas and orphans included; containers of `docker compose run` are not.
     pub containers: Vec<Container>,
+    /// Containers of the project under the temporary names that they have while they replace another: an earlier run ended
+    /// half-way.
+    pub half_replaced: Vec<Container>,
     /// Containers of the project's stand-in.
     pub standin: Vec<Container>,
     /// Id and state of the project's guard, if there is one.
@@ -122,6 +125,8 @@ pub struct Network {
     pub id: String,
     /// Driver (`bridge`, `macvlan`, …).
     pub driver: String,
+    /// Its address ranges, as first address and length of the prefix.
+    pub subnets: Vec<(IpAddr, u8)>,
     /// Name of the bridge interface on the host, for bridge networks.
     pub bridge: Option<String>,
     /// `com.docker.compose.config-hash`, where Compose wrote one.

@@ -34,6 +34,9 @@ pub struct PeerTable {
     /// Addresses whose new TCP connections wait: their first packet is dropped, and sent again after a second.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<IpAddr>,
+    /// Networks on which new TCP connections wait in the same way, unless they are to an address that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<ClosedNetwork>,
     /// The table stays although it leads and holds nothing ([`PeerTable::released`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
@@ -41,6 +44,17 @@ pub struct PeerTable {
     /// go on sending. Costs some 20 ms a namespace and IP version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub move_udp: bool,
+}
+
+/// A network where a container is about to start whose address is not known yet, and which nobody may reach before it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedNetwork {
+    /// First address of the network.
+    pub network: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// Addresses that can be reached.
+    pub known: Vec<IpAddr>,
 }
 
 /// New connections to one address are led to another, whatever their protocol and port.
@@ -60,7 +74,7 @@ impl PeerTable {
 
     /// Whether there is to be no table at all.
     pub fn is_removal(&self) -> bool {
-        self.leads.is_empty() && self.held.is_empty() && !self.keep
+        self.leads.is_empty() && self.held.is_empty() && self.closed.is_empty() && !self.keep
     }
 }
 
@@ -135,12 +149,31 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
         counter: None,
         action: Action::Drop,
     });
+    let closed_rules = table.closed.iter().flat_map(|closed| {
+        let known = closed.known.iter().filter(|address| address.is_ipv4() == closed.network.is_ipv4());
+        let known = known.map(|address| Rule {
+            matches: vec![Match::Ip(version(*address)), only(*address)],
+            counter: None,
+            action: Action::Accept,
+        });
+        let others = Rule {
+            matches: vec![
+                Match::Ip(version(closed.network)),
+                Match::Destination(closed.network, closed.prefix),
+                Match::NotLeavingBy("lo".to_owned()),
+                Match::Syn,
+            ],
+            counter: None,
+            action: Action::Drop,
+        };
+        known.chain(std::iter::once(others))
+    });
     let chains = vec![
         RuleChain { name: LEADS, hook: Some(ChainHook::NatOutput), rules: lead_rules.collect() },
         RuleChain {
             name: HELD,
             hook: Some(ChainHook::FilterOutput),
-            rules: std::iter::once(under_way).chain(hold_rules).collect(),
+            rules: std::iter::once(under_way).chain(hold_rules).chain(closed_rules).collect(),
         },
     ];
     Ok(RuleTable { name: name.to_owned(), counters: leads.iter().map(counter_name).collect(), chains })

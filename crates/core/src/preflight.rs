@@ -15,6 +15,8 @@ pub struct HostFacts {
     pub listeners: Vec<Listener>,
     /// Why the kernel or the engine cannot lead ports to a stand-in; `None` when it can.
     pub cannot_lead_ports: Option<String>,
+    /// Why connections cannot be led inside the network namespaces of peers; `None` when they can.
+    pub cannot_lead_peers: Option<String>,
 }
 
 /// A socket on the host that others can connect to.
@@ -82,6 +84,19 @@ pub fn host_refusals(project: &Project, plan: &Plan, observed: &Observation, hos
             why: why.clone(),
             hint: "docker compose up -d still works, with its interruption; what handover needs is in its README under Limits"
                 .to_owned(),
+        });
+    }
+    if let (Some(why), Some(rolling)) = (&host.cannot_lead_peers, plan.rolling.first()) {
+        let services: Vec<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
+        refusals.push(Refusal {
+            kind: RefusalKind::Host,
+            service: None,
+            what: format!("{} cannot be rolled here", services.join(", ")),
+            why: why.clone(),
+            hint: format!(
+                "restart in place, with an interruption:\n  x-handover:\n    services:\n      {}: {{ strategy: in-place }}",
+                rolling.service
+            ),
         });
     }
     for service in moving_services(project, plan) {

@@ -157,7 +157,11 @@ async fn deploy_locked(
     if waited || left_by_earlier_run(&observed) {
         observed = deploy.observe().await?;
     }
-    if left_by_earlier_run(&observed) {
+    if !observed.half_replaced.is_empty() {
+        deploy.mend_half_replaced(&observed, interrupt).await.map_err(one)?;
+        observed = deploy.observe().await?;
+    }
+    if observed.guard.is_some() || !observed.standin.is_empty() {
         deploy.finish_earlier_run(&observed).await.map_err(one)?;
         observed = deploy.observe().await?;
     }
@@ -216,9 +220,9 @@ async fn observe(compose: &Compose, engine: &Engine, project: &Project, orphans:
     Ok(observed)
 }
 
-/// Whether an earlier run ended half-way: its stand-in or its guard is still there.
+/// Whether an earlier run ended half-way: its stand-in, its guard or its half-replaced containers are still there.
 fn left_by_earlier_run(observed: &Observation) -> bool {
-    observed.guard.is_some() || !observed.standin.is_empty()
+    observed.guard.is_some() || !observed.standin.is_empty() || !observed.half_replaced.is_empty()
 }
 
 /// What Compose would still change; nothing, after a deploy that went well.

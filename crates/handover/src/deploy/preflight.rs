@@ -5,7 +5,7 @@ use handover_core::plan::Plan;
 use handover_core::preflight::{HostFacts, Listener, host_refusals, project_refusals};
 use handover_core::project::Project;
 use handover_core::switch::Protocol;
-use handover_host::protocol::{Listeners, SessionOp, Support};
+use handover_host::protocol::{Check, Listeners, SessionOp, Support};
 
 use crate::failure::{Failure, Result};
 use crate::helper::Helper;
@@ -36,11 +36,14 @@ pub(crate) async fn check(
             port: found.port,
         })
         .collect();
-    let missing = [support.lead_ports, support.read_sockets, support.close_sockets, support.read_packets]
-        .into_iter()
-        .find(|check| !check.works);
+    let why_not = |checks: &[&Check]| {
+        let missing = checks.iter().find(|check| !check.works)?;
+        Some(missing.why_not.clone().unwrap_or_else(|| "the kernel refuses it".to_owned()))
+    };
+    let drain = [&support.read_sockets, &support.close_sockets, &support.read_packets];
     let facts = HostFacts {
-        cannot_lead_ports: missing.map(|check| check.why_not.unwrap_or_else(|| "the kernel refuses it".to_owned())),
+        cannot_lead_ports: why_not(&[&[&support.lead_ports][..], &drain].concat()),
+        cannot_lead_peers: why_not(&[&[&support.lead_peers][..], &drain].concat()),
         listeners,
     };
     let mut refusals = project_refusals(project, plan, observed);

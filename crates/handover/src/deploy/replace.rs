@@ -44,10 +44,7 @@ impl Hands<'_> {
         let requests = drains.requests();
         let mut changes: ContainerEvents = engine.container_events(&project.name).boxed();
         let replaced = async {
-            engine.start(new).await?;
-            let started = found(self.deploy, new, &old.name).await?;
-            // Names resolve to both from now on, and nobody may reach the new one before it is ready.
-            self.switch.lead(&started, &before).await?;
+            let started = self.switch.start(new, &before).await?;
             let ids = [new.to_owned()];
             let gate = self.gate(&ports);
             let ready = tokio::select! {

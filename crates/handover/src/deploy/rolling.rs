@@ -11,9 +11,9 @@ use futures_util::{FutureExt, StreamExt};
 use handover_core::observation::{Container, Observation};
 use handover_core::plan::{Action, Plan};
 use handover_core::project::Service;
-use handover_core::rolling::{Batches, Next};
+use handover_core::rolling::{Batches, Next, temporary_name};
 use handover_core::switch::Protocol;
-use handover_core::wire::{Ending, Held};
+use handover_core::wire::{Containers, Ending};
 
 use super::replace::Hands;
 use super::settle;
@@ -95,7 +95,7 @@ impl Deploy {
         let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp).await?;
         let serving = Cell::new(old().filter(|container| container.running).count());
         let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
-        let held = Held::new(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
+        let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());
         let batches = plan.rolling.iter().map(|rolling| {
@@ -143,6 +143,24 @@ impl Deploy {
     }
 }
 
+impl Deploy {
+    /// Makes whole what an earlier run of ours, or of Compose, left half-replaced: containers under their temporary names.
+    pub(super) async fn mend_half_replaced(&self, observed: &Observation, interrupt: &Interrupt) -> Result<()> {
+        self.events
+            .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
+        let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
+        let switch = Switch::begin(&self.engine, &self.session, observed, networks, false).await?;
+        let (serving, live) = (Cell::new(usize::MAX), Cell::default());
+        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live };
+        for half in &observed.half_replaced {
+            if let Some((old, _)) = temporary_name(&half.name) {
+                hands.mend(old, &half.id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Roll<'a> {
     /// Answers Compose's calls until it has ended, and ends what was begun.
     async fn follow(
@@ -181,14 +199,14 @@ impl<'a> Roll<'a> {
                     self.joining.insert(id, service);
                 }
             }
-            Call::Started { container } => {
+            Call::Started { id: container } => {
                 if let Some(service) = self.joining.remove(&container) {
                     let hands = self.hands;
                     let joining = async move { Ended::Joined { outcome: hands.join(&container, &service).await } };
                     work.push(joining.boxed_local());
                 }
             }
-            Call::Renamed { container, .. } => {
+            Call::Renamed { id: container, .. } => {
                 if let Some(service) = self.to_rename.remove(&container) {
                     self.end_one(&service, true, work);
                 }

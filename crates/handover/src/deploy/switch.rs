@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use handover_core::leads::{Addresses, Leads, Peer};
 use handover_core::observation::Observation;
+use handover_core::peer_switch::{ClosedNetwork, PeerTable};
 use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
 use tokio::sync::Mutex;
 
@@ -25,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Switch {
     engine: Engine,
     session: Helper,
-    /// Names of the networks that the rolled containers are on.
-    networks: BTreeSet<String>,
+    /// The networks that the rolled containers are on, with their address ranges.
+    networks: BTreeMap<String, Vec<(IpAddr, u8)>>,
     state: Mutex<State>,
 }
 
@@ -37,6 +38,10 @@ struct State {
     leads: Leads,
     /// Containers whose addresses this deploy leads itself.
     ours: BTreeSet<String>,
+    /// Gateways of the networks, which are no containers.
+    gateways: BTreeSet<IpAddr>,
+    /// Containers that are being started and whose addresses are not known yet.
+    starting: usize,
 }
 
 impl Switch {
@@ -49,11 +54,15 @@ impl Switch {
         udp: bool,
     ) -> Result<Self> {
         let state = Mutex::new(State { leads: Leads::new(udp), ..State::default() });
+        let subnets = |name: &String| observed.networks.get(name).map(|network| network.subnets.clone());
+        let networks = networks.into_iter().map(|name| (name.clone(), subnets(&name).unwrap_or_default())).collect();
         let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
-        let all = observed.containers.iter().chain(&observed.standin).chain(&observed.foreign);
-        let near = all
+        let ours = observed.containers.iter().chain(&observed.half_replaced);
+        let near = ours
+            .chain(&observed.standin)
+            .chain(&observed.foreign)
             .filter(|container| container.running)
-            .filter(|container| container.networks.keys().any(|network| switch.networks.contains(network)));
+            .filter(|container| container.networks.keys().any(|network| switch.networks.contains_key(network)));
         let inspected = join_all(near.map(|container| engine.inspect(&container.id))).await;
         let mut state = switch.state.lock().await;
         state.peers.insert(
@@ -69,6 +78,32 @@ impl Switch {
         switch.load(&mut state).await?;
         drop(state);
         Ok(switch)
+    }
+
+    /// Starts a container that nobody may reach before it is ready: what calls it is led to another. Names resolve to it from
+    /// its start on, and its address is known a moment later; for that long nobody reaches an unknown address of its networks.
+    pub(super) async fn start(&self, id: &str, to: &Inspected) -> Result<Inspected> {
+        self.starting(1).await?;
+        let started = async {
+            self.engine.start(id).await?;
+            let started = self.engine.inspect(id).await?;
+            let started =
+                started.ok_or_else(|| Failure::new(Exit::DeployFailed, "a container that was started is gone"))?;
+            let mut state = self.state.lock().await;
+            self.add(&mut state, &started);
+            state.ours.insert(started.id.clone());
+            state.leads.lead(&addresses(&started), &addresses(to));
+            Ok(started)
+        };
+        let started = started.await;
+        self.starting(-1).await?;
+        started
+    }
+
+    async fn starting(&self, more: isize) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.starting = state.starting.saturating_add_signed(more);
+        self.load(&mut state).await
     }
 
     /// Leads new connections for one container to another, at one instant for each peer.
@@ -166,17 +201,33 @@ impl Switch {
 
     /// Takes a container among the peers; whether it is one.
     fn add(&self, state: &mut State, found: &Inspected) -> bool {
-        let on_network = found.networks.iter().any(|(network, _)| self.networks.contains(network));
+        let on_network = found.networks.iter().any(|(network, _)| self.networks.contains_key(network));
         if !on_network || found.sandbox.is_empty() {
             return false;
         }
+        state.gateways.extend(found.networks.iter().filter_map(|(_, endpoint)| endpoint.gateway.map(IpAddr::from)));
         let peer = Peer { name: found.name.clone(), sandbox: found.sandbox.clone(), addresses: addresses(found) };
         state.peers.insert(found.id.clone(), peer);
         true
     }
 
+    /// While a container starts, the networks with all addresses on them that are known.
+    fn closed(&self, state: &State) -> Vec<ClosedNetwork> {
+        if state.starting == 0 {
+            return Vec::new();
+        }
+        let containers = state.peers.values().flat_map(|peer| peer.addresses.iter().map(|(_, address)| *address));
+        let known: Vec<IpAddr> = containers.chain(state.gateways.iter().copied()).chain(state.leads.led()).collect();
+        let subnets = self.networks.values().flatten();
+        subnets
+            .map(|(network, prefix)| ClosedNetwork { network: *network, prefix: *prefix, known: known.clone() })
+            .collect()
+    }
+
     async fn load(&self, state: &mut State) -> Result<()> {
-        let tables = state.peers.values().map(|peer| state.leads.table(peer)).collect();
+        let closed = self.closed(state);
+        let table = |peer| PeerTable { closed: closed.clone(), ..state.leads.table(peer) };
+        let tables = state.peers.values().map(table).collect();
         let loaded: PeersLoaded = self.session.ask(SessionOp::Peers { tables }).await?;
         for peer in loaded.peers {
             let sandbox = peer.sandbox.to_string_lossy();

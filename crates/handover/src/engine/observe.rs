@@ -11,6 +11,7 @@ use handover_core::observation::{
     Binding, Container, ContainerMount, Endpoint, Image, LABEL_PROJECT, LABEL_ROLE, Network, Observation,
 };
 use handover_core::project::Project;
+use handover_core::rolling::temporary_name;
 use handover_core::standin;
 use handover_core::switch::Protocol;
 
@@ -49,7 +50,8 @@ impl Engine {
             } else if container.project == standin && service_container {
                 observed.standin.push(container);
             } else if container.project == project.name && service_container {
-                observed.containers.push(container);
+                let half = temporary_name(&container.name).is_some();
+                if half { observed.half_replaced.push(container) } else { observed.containers.push(container) }
             } else {
                 observed.foreign.push(container);
             }
@@ -94,8 +96,14 @@ impl Engine {
                         .cloned()
                         .unwrap_or_else(|| format!("br-{}", handover_core::plan::change::short_id(&id)))
                 });
+                let ranges = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+                let subnet = |text: String| {
+                    let (address, prefix) = text.split_once('/')?;
+                    Some((address.parse().ok()?, prefix.parse().ok()?))
+                };
+                let subnets = ranges.into_iter().filter_map(|range| subnet(range.subnet?)).collect();
                 let config_hash = network.labels.unwrap_or_default().remove("com.docker.compose.config-hash");
-                (network.name.unwrap_or_default(), Network { id, driver, bridge, config_hash })
+                (network.name.unwrap_or_default(), Network { id, driver, subnets, bridge, config_hash })
             })
             .collect())
     }

@@ -92,14 +92,6 @@ impl Connection {
         self.shared.tell(Call::Held(call));
         match waiting.word().await {
             Word::Pass => Held::Pass((*ending == Ending::Remove).then_some(id)),
-            Word::Done => {
-                if *ending == Ending::Remove {
-                    self.shared.containers().removed(&id);
-                }
-                let mut response = Response::new(Either::Right(Full::default()));
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                Held::Answer(response)
-            }
             Word::Refuse(why) => Held::Answer(said(StatusCode::CONFLICT, &why)),
         }
     }
@@ -123,7 +115,7 @@ impl Connection {
                 let mut containers = self.shared.containers();
                 let id = containers.id(&container).map_or(container.clone(), str::to_owned);
                 containers.renamed(&id, &name);
-                self.shared.tell(Call::Renamed { id, name });
+                self.shared.tell(Call::Renamed { id });
             }
             WireCall::Start { container } if done => {
                 let id = self.shared.containers().id(&container).map_or(container.clone(), str::to_owned);

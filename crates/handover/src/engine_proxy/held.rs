@@ -17,7 +17,6 @@ pub(crate) struct HeldCall {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Word {
     Pass,
-    Done,
     Refuse(String),
 }
 
@@ -35,23 +34,12 @@ impl HeldCall {
         self.say(Word::Pass);
     }
 
-    /// Answers Compose as the engine does after it has done what the call asks for; the engine hears nothing. For a stop or a
-    /// removal of our own.
-    pub(crate) fn done(self) {
-        self.say(Word::Done);
-    }
-
     /// Answers Compose with a conflict, so that it gives up and tells why. The engine hears nothing.
     pub(crate) fn refuse(self, why: impl Into<String>) {
         self.say(Word::Refuse(why.into()));
     }
 
-    /// Whether Compose has given up: it has ended, or its connection broke. Nothing reaches the engine then.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.word.is_closed()
-    }
-
-    /// Waits until Compose gives up. May be cancelled.
+    /// Waits until Compose gives up: it has ended, or its connection broke. Nothing reaches the engine then. May be cancelled.
     pub(crate) async fn abandoned(&mut self) {
         self.word.closed().await;
     }

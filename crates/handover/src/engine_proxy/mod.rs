@@ -58,8 +58,6 @@ pub(crate) enum Call {
     Renamed {
         /// Full id of one that is held or was made under way; of another whatever Compose calls it.
         id: String,
-        /// Its name from now on.
-        name: String,
     },
     /// The engine has started a container, or it ran already. Told before Compose hears of it.
     Started {
