@@ -61,8 +61,13 @@ pub struct Look {
     pub phase: Phase,
     /// Bytes that the server has not read yet.
     pub unread: u32,
-    /// Bytes written by the server that the client has not acknowledged.
+    /// Bytes written by the server that have not left it yet.
     pub unsent: u32,
+    /// Bytes that have left it and that the client has not acknowledged.
+    pub unacknowledged: u32,
+    /// Whether the client is on this host, so that what has left the server has reached it. Clients that answer each other
+    /// quickly delay acknowledgements by 40 ms, and would hardly ever be seen with everything acknowledged.
+    pub near: bool,
     /// Payload received in all, in bytes.
     pub received: u64,
     /// Payload acknowledged by the client in all, in bytes (the kernel may count one more).
@@ -208,7 +213,8 @@ impl Heard {
                 return false;
             }
         }
-        let before = (look.received.wrapping_sub(self.client.bytes), look.acknowledged.wrapping_sub(self.server.bytes));
+        let sent = look.acknowledged + u64::from(look.unacknowledged);
+        let before = (look.received.wrapping_sub(self.client.bytes), sent.wrapping_sub(self.server.bytes));
         *self.baseline.get_or_insert(before) == before
     }
 
@@ -220,7 +226,7 @@ impl Heard {
 
 /// Is the connection idle now?
 ///
-/// It is when the last payload went out from the server, nothing is unread, unsent or unacknowledged, and it has been
+/// It is when the last payload went out from the server, nothing is unread, unsent or on its way, and it has been
 /// quiet for as long as [`Patience`] asks. Connections on which only the server has spoken since we began are streams
 /// and never idle, unless an HTTP/1 answer was seen to end. Of connections on which nothing was heard the kernel's
 /// times decide: what was received clearly after the last answer is a request under way.
@@ -236,7 +242,7 @@ pub fn judge(heard: &Heard, look: &Look, now: Duration, patience: &Patience) -> 
     if look.unread > 0 {
         return Verdict::Busy(Activity::Unread);
     }
-    if look.unsent > 0 {
+    if look.unsent > 0 || (look.unacknowledged > 0 && !look.near) {
         return Verdict::Busy(Activity::Unsent);
     }
     let (quiet_for, asked) = match heard.last {

@@ -122,6 +122,11 @@ pub(crate) struct DrainSummary {
     pub(crate) ended: u64,
     /// Connections that were still under way at the deadline, and were cut: peer and what it looked like.
     pub(crate) cut: Vec<String>,
+    /// Between the last look at a connection and having closed it, in microseconds: median and longest. Of a sum of drains those
+    /// of the one with the longest.
+    pub(crate) last_look_us: (u64, u64),
+    /// How often packets were missed, so that what was known of a connection was thrown away.
+    pub(crate) doubts: usize,
 }
 
 impl DrainSummary {
@@ -130,6 +135,10 @@ impl DrainSummary {
         self.closed_idle += other.closed_idle;
         self.ended += other.ended;
         self.cut.extend(other.cut.iter().cloned());
+        if other.last_look_us.1 > self.last_look_us.1 {
+            self.last_look_us = other.last_look_us;
+        }
+        self.doubts += other.doubts;
     }
 }
 

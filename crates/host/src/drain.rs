@@ -6,13 +6,13 @@
 //! that is unlikely.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use handover_core::drain::{Heard, Patience, Rhythm, Speaker, Verdict, judge};
+use handover_core::drain::{Activity as Seen, Heard, Look, Patience, Phase, Rhythm, Speaker, Verdict, judge};
 use handover_core::switch::Protocol;
 
 use crate::error::HostError;
@@ -29,6 +29,8 @@ const SURVEY_EVERY: Duration = Duration::from_millis(100);
 const SURVEY_SOON: Duration = Duration::from_millis(5);
 /// How soon a connection is judged again whose next request is likely just now.
 const RHYTHM_AGAIN: Duration = Duration::from_millis(5);
+/// How soon a connection is judged again of which something was not acknowledged.
+const ACKNOWLEDGED_SOON: Duration = Duration::from_millis(10);
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -91,6 +93,7 @@ struct Connection {
 
 struct Draining {
     ports: Vec<u16>,
+    near: Vec<(IpAddr, u8)>,
     patience: Patience,
     deadline: Duration,
     began: Instant,
@@ -113,6 +116,7 @@ impl Draining {
         let diag = InetDiag::open().map_err(reading())?;
         Ok(Draining {
             ports: request.ports.clone(),
+            near: request.near.clone(),
             patience: Patience {
                 quiet: Duration::from_millis(request.quiet_ms),
                 opaque: Duration::from_millis(request.opaque_ms),
@@ -228,7 +232,12 @@ impl Draining {
             return Ok(());
         };
         // Cheap first: most are busy by what was heard. Only what may be idle is worth a look.
-        match judge(&connection.heard, &idle_as_far_as_heard(connection, &socket), now, &self.patience) {
+        match judge(
+            &connection.heard,
+            &idle_as_far_as_heard(connection, socket.look(is_near(&self.near, &ends))),
+            now,
+            &self.patience,
+        ) {
             Verdict::Idle => {}
             verdict => {
                 connection.due = now + until_next(verdict);
@@ -253,7 +262,7 @@ impl Draining {
         taken.map_err(HostError::kernel("reading packets"))?;
         let now = self.now();
         let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
-        let look = fresh.look();
+        let look = fresh.look(is_near(&self.near, &ends));
         match judge(&connection.heard, &look, now, &self.patience) {
             Verdict::Idle if !connection.heard.anything() || connection.heard.agrees(&look, now) => {
                 let closed = self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
@@ -308,7 +317,7 @@ impl Draining {
             .connections
             .iter()
             .filter_map(|((local, peer), connection)| {
-                let look = connection.socket.as_ref()?.look();
+                let look = connection.socket.as_ref()?.look(is_near(&self.near, &(*local, *peer)));
                 let activity = activity(judge(&connection.heard, &look, now, &self.patience));
                 Some(Remaining { peer: *peer, port: local.port(), activity })
             })
@@ -397,26 +406,44 @@ impl NoteTaker<'_> {
 }
 
 /// A look that objects to nothing but what was heard; of a connection of which nothing was heard the last one.
-fn idle_as_far_as_heard(connection: &Connection, socket: &DiagSocket) -> handover_core::drain::Look {
-    let mut look = socket.look();
+fn idle_as_far_as_heard(connection: &Connection, mut look: Look) -> Look {
     if connection.heard.anything() {
         look.unread = 0;
         look.unsent = 0;
-        look.phase = handover_core::drain::Phase::Open;
+        look.unacknowledged = 0;
+        look.phase = Phase::Open;
     }
     look
+}
+
+/// Whether the client of a connection is on this host: over loopback, or in one of these networks.
+fn is_near(networks: &[(IpAddr, u8)], (_, client): &Ends) -> bool {
+    let client = client.ip();
+    client.is_loopback() || networks.iter().any(|(network, prefix)| contains(*network, *prefix, client))
+}
+
+fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    let (network, address, length) = match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => (u32::from(network).into(), u32::from(address).into(), 32),
+        (IpAddr::V6(network), IpAddr::V6(address)) => (u128::from(network), u128::from(address), 128),
+        _ => return false,
+    };
+    let rest = u32::from(length - prefix.min(length));
+    let beginning = |number: u128| number.checked_shr(rest).unwrap_or(0);
+    beginning(network) == beginning(address)
 }
 
 fn until_next(verdict: Verdict) -> Duration {
     match verdict {
         Verdict::NotYet { again_in } => again_in,
+        // An acknowledgement is no payload: nothing is heard of it.
+        Verdict::Busy(Seen::Unsent) => ACKNOWLEDGED_SOON,
         // Packets make it due sooner.
         Verdict::Busy(_) | Verdict::Idle => SURVEY_EVERY,
     }
 }
 
 fn activity(verdict: Verdict) -> Activity {
-    use handover_core::drain::Activity as Seen;
     match verdict {
         Verdict::Idle | Verdict::NotYet { .. } => Activity::NotQuietForLongEnough,
         Verdict::Busy(Seen::Opening) => Activity::Opening,

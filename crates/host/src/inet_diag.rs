@@ -71,7 +71,8 @@ pub(crate) struct DiagSocket {
     pub(crate) inode: u32,
     pub(crate) only_ipv6: Option<bool>,
     unread: u32,
-    unsent: u32,
+    /// Written and not acknowledged, whether it has left or not.
+    unacknowledged: u32,
     info: Option<Info>,
 }
 
@@ -82,11 +83,12 @@ struct Info {
     since_received: Duration,
     acknowledged: u64,
     received: u64,
+    unsent: Option<u32>,
 }
 
 impl DiagSocket {
-    /// For [`handover_core::drain::judge`].
-    pub(crate) fn look(&self) -> Look {
+    /// For [`handover_core::drain::judge`]; `near` says whether the client is on this host.
+    pub(crate) fn look(&self, near: bool) -> Look {
         let phase = match self.state {
             state::ESTABLISHED => Phase::Open,
             state::SYN_RECV | state::NEW_SYN_RECV => Phase::Opening,
@@ -98,11 +100,16 @@ impl DiagSocket {
             since_received: Duration::ZERO,
             acknowledged: 0,
             received: 0,
+            unsent: None,
         });
+        // A kernel that does not tell the two apart: none of it counts as sent.
+        let unsent = info.unsent.unwrap_or(self.unacknowledged);
         Look {
             phase,
             unread: self.unread,
-            unsent: self.unsent,
+            unsent,
+            unacknowledged: self.unacknowledged.saturating_sub(unsent),
+            near,
             received: info.received,
             acknowledged: info.acknowledged,
             since_sent: info.since_sent,
@@ -242,7 +249,7 @@ fn parse(body: &[u8]) -> Option<DiagSocket> {
         local,
         remote,
         unread: u32_at(numbers, 4)?,
-        unsent: u32_at(numbers, 8)?,
+        unacknowledged: u32_at(numbers, 8)?,
         uid: u32_at(numbers, 12)?,
         inode: u32_at(numbers, 16)?,
         only_ipv6: None,
@@ -262,7 +269,7 @@ fn parse(body: &[u8]) -> Option<DiagSocket> {
     Some(socket)
 }
 
-/// Offsets in `struct tcp_info`, which only ever grows at its end; the last one came with Linux 4.1.
+/// Offsets in `struct tcp_info`, which only ever grows at its end; the last two came with Linux 4.1 and 4.6.
 fn info(value: &[u8]) -> Option<Info> {
     let milliseconds = |at| u32_at(value, at).map(|number| Duration::from_millis(number.into()));
     Some(Info {
@@ -270,6 +277,7 @@ fn info(value: &[u8]) -> Option<Info> {
         since_received: milliseconds(52)?,
         acknowledged: u64_at(value, 120)?,
         received: u64_at(value, 128)?,
+        unsent: u32_at(value, 144),
     })
 }
 
@@ -312,7 +320,7 @@ mod tests {
         let found = sockets.iter().find(|socket| Some(socket.remote) == client.local_addr().ok()).cloned();
         let found = found.ok_or(io::ErrorKind::NotFound)?;
         assert_eq!(found.local, listener.local_addr()?);
-        let look = diag.look(&found)?.ok_or(io::ErrorKind::NotFound)?.look();
+        let look = diag.look(&found)?.ok_or(io::ErrorKind::NotFound)?.look(true);
         assert_eq!((look.phase, look.unread, look.received), (Phase::Open, 5, 5));
         Ok(())
     }

@@ -223,6 +223,10 @@ pub struct Drain {
     /// The same where no payload has been seen at all.
     #[serde(default = "unheard_ms")]
     pub unheard_ms: u64,
+    /// Networks whose clients are on this host, as first address and length of the prefix: what was sent to them has reached
+    /// them, acknowledged or not.
+    #[serde(default)]
+    pub near: Vec<(IpAddr, u8)>,
     /// Only listen, close nothing, until told to proceed: the longer the drain has listened, the more it knows.
     #[serde(default)]
     pub hold: bool,
@@ -238,6 +242,7 @@ impl Drain {
             quiet_ms: quiet_ms(),
             opaque_ms: opaque_ms(),
             unheard_ms: unheard_ms(),
+            near: Vec::new(),
             hold: false,
         }
     }
@@ -504,6 +509,7 @@ mod tests {
                 quiet_ms: 5,
                 opaque_ms: 2000,
                 unheard_ms: 1000,
+                near: Vec::new(),
                 hold: false,
             }),
         );

@@ -15,6 +15,8 @@ fn quiet_look() -> Look {
         phase: Phase::Open,
         unread: 0,
         unsent: 0,
+        unacknowledged: 0,
+        near: false,
         received: 500,
         acknowledged: 900,
         since_sent: ms(5000),
@@ -73,6 +75,8 @@ fn what_is_unread_unsent_or_being_closed_is_not_idle() {
     let judge = |look| judge(&heard, &look, ms(9000), &PATIENCE);
     assert_eq!(judge(Look { unread: 1, ..quiet_look() }), Verdict::Busy(Activity::Unread));
     assert_eq!(judge(Look { unsent: 1, ..quiet_look() }), Verdict::Busy(Activity::Unsent));
+    assert_eq!(judge(Look { unacknowledged: 1, ..quiet_look() }), Verdict::Busy(Activity::Unsent));
+    assert_eq!(judge(Look { unacknowledged: 1, near: true, ..quiet_look() }), Verdict::Idle);
     assert_eq!(judge(Look { phase: Phase::Closing, ..quiet_look() }), Verdict::Busy(Activity::Closing));
     assert_eq!(judge(Look { phase: Phase::Opening, ..quiet_look() }), Verdict::Busy(Activity::Opening));
 }

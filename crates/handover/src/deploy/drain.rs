@@ -1,14 +1,14 @@
 //! Draining: nothing new reaches a container any more, and what is under way may end.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use futures_util::future::join_all;
-use handover_core::project::{Port, Project};
+use handover_core::project::Port;
 use handover_core::switch::Protocol;
 use handover_host::protocol::{Drain, DrainReport, SessionOp, UdpFlows};
 use serde_json::Value;
 
+use super::steps::Deploy;
 use crate::engine::Inspected;
 use crate::event::{DrainSummary, Event, Events};
 use crate::failure::Result;
@@ -16,59 +16,44 @@ use crate::helper::{Helper, UnderWay};
 
 /// Drains of several containers. They listen from the beginning, so that they know what each connection is doing, and close
 /// nothing before [`Drains::finish`].
-pub(crate) struct Drains {
+pub(super) struct Drains {
     under_way: Vec<(String, UnderWay)>,
 }
 
 impl Drains {
     /// Begins to listen to the TCP connections of entry containers.
-    pub(crate) fn listen(
-        session: &Helper,
-        project: &Project,
-        containers: &[(String, Inspected)],
-        deadline: Duration,
-    ) -> Result<Self> {
+    pub(super) fn listen(deploy: &Deploy, containers: &[(String, Inspected)]) -> Result<Self> {
         let mut all = Self { under_way: Vec::new() };
         for (service, container) in containers {
-            if let Some(service) = project.services.get(service) {
-                all.add(session, container, &service.served_ports(), deadline)?;
+            if let Some(service) = deploy.project.services.get(service) {
+                all.add(deploy, container, &service.served_ports())?;
             }
         }
         Ok(all)
     }
 
     /// Begins to listen to the TCP connections to these ports of one container.
-    pub(crate) fn of_ports(
-        session: &Helper,
-        container: &Inspected,
-        ports: &[(u16, Protocol)],
-        deadline: Duration,
-    ) -> Result<Self> {
+    pub(super) fn of_ports(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<Self> {
         let mut one = Self { under_way: Vec::new() };
-        one.add(session, container, ports, deadline)?;
+        one.add(deploy, container, ports)?;
         Ok(one)
     }
 
-    fn add(
-        &mut self,
-        session: &Helper,
-        container: &Inspected,
-        ports: &[(u16, Protocol)],
-        deadline: Duration,
-    ) -> Result<()> {
+    fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
         let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
         let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
         if ports.is_empty() || container.sandbox.is_empty() {
             return Ok(());
         }
-        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-        let drain = Drain { hold: true, ..Drain::new(container.sandbox.clone().into(), ports, deadline_ms) };
-        self.under_way.push((container.name.clone(), session.begin(SessionOp::Drain(drain))?));
+        let deadline_ms = u64::try_from(deploy.drain_deadline().as_millis()).unwrap_or(u64::MAX);
+        let drain = Drain::new(container.sandbox.clone().into(), ports, deadline_ms);
+        let drain = Drain { hold: true, near: deploy.near.clone(), ..drain };
+        self.under_way.push((container.name.clone(), deploy.session.begin(SessionOp::Drain(drain))?));
         Ok(())
     }
 
     /// Closes connections as they are idle and waits for the others, until none is left or the deadline comes.
-    pub(crate) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
+    pub(super) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
         for (_, drain) in &self.under_way {
             let _: Value = session.ask(SessionOp::Proceed { request: drain.id }).await?;
         }
@@ -82,27 +67,25 @@ impl Drains {
         let mut sum = DrainSummary::default();
         for (container, report) in reports {
             let report = summary(&report?);
-            sum.closed_idle += report.closed_idle;
-            sum.ended += report.ended;
-            sum.cut.extend(report.cut.iter().cloned());
+            sum.add(&report);
             events.emit(Event::Drained { container, report });
         }
         Ok(sum)
     }
 
     /// By which [`Drains::give_up`] knows them.
-    pub(crate) fn requests(&self) -> Vec<u64> {
+    pub(super) fn requests(&self) -> Vec<u64> {
         self.under_way.iter().map(|(_, drain)| drain.id).collect()
     }
 
     /// Ends drains that [`Drains::finish`] has not ended; nothing more is closed.
-    pub(crate) fn give_up(session: &Helper, requests: &[u64]) {
+    pub(super) fn give_up(session: &Helper, requests: &[u64]) {
         requests.iter().for_each(|request| session.cancel(*request));
     }
 }
 
 /// The UDP flows of fixed ports that lead to these containers, straight or through the engine's userland proxy.
-pub(crate) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspected)]) -> Vec<UdpFlows> {
+pub(super) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspected)]) -> Vec<UdpFlows> {
     let mut flows = Vec::new();
     for (service, port) in ports.iter().filter(|(_, port)| port.protocol == Protocol::Udp) {
         let target = format!("{}/udp", port.target);
@@ -126,7 +109,7 @@ pub(crate) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspect
 }
 
 /// Lets the next packet of UDP flows be led anew; connection tracking would go on sending them where they went.
-pub(crate) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<()> {
+pub(super) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<()> {
     if !flows.is_empty() {
         let _: Value = session.ask(SessionOp::ForgetUdp { flows: flows.to_vec() }).await?;
     }
@@ -138,5 +121,7 @@ fn summary(report: &DrainReport) -> DrainSummary {
         closed_idle: report.closed_idle as u64,
         ended: report.ended_by_themselves as u64,
         cut: report.left.iter().map(|left| format!("{} ({:?})", left.peer, left.activity)).collect(),
+        last_look_us: (report.look_to_close_us.median, report.look_to_close_us.max),
+        doubts: report.doubts,
     }
 }

@@ -64,7 +64,9 @@ pub(crate) async fn up(
         .await
         .map_err(one)?;
     let (session, args) = (lock.session.clone(), args.clone());
-    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image };
+    let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
+    let near = bridges.flat_map(|network| network.subnets.iter().copied()).collect();
+    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
     let outcome = deploy_locked(&deploy, observed, &mut guard, waited, interrupt).await;
     if let Some(not_needed) = guard {
         let _ = not_needed.remove(&deploy.engine).await;

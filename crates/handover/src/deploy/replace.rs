@@ -40,7 +40,7 @@ impl Hands<'_> {
         let Deploy { engine, session, events, project, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
         let ports = self.used_ports(&before).await?;
-        let drains = Drains::of_ports(session, &before, &ports, self.deploy.drain_deadline())?;
+        let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
         let mut changes: ContainerEvents = engine.container_events(&project.name).boxed();
         let replaced = async {
@@ -81,7 +81,7 @@ impl Hands<'_> {
         let Deploy { engine, session, events, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
         let ports = self.used_ports(&before).await?;
-        let drains = Drains::of_ports(session, &before, &ports, self.deploy.drain_deadline())?;
+        let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
         let others = engine.containers_of_project(&self.deploy.project.name).await?;
         let mut other = None;
@@ -155,7 +155,7 @@ impl Hands<'_> {
         if started.state == State::Running {
             self.switch.lead(&started, old).await?;
             let ports = self.used_ports(&started).await?;
-            Drains::of_ports(session, &started, &ports, self.deploy.drain_deadline())?.finish(session, events).await?;
+            Drains::of_ports(self.deploy, &started, &ports)?.finish(session, events).await?;
         }
         engine.remove_all(&[new.to_owned()]).await?;
         self.switch.gone(&started).await

@@ -1,5 +1,6 @@
 //! The steps of a deploy with a stand-in, in order, and the ways back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -37,6 +38,8 @@ pub(super) struct Deploy {
     pub(super) args: UpArgs,
     /// Image of the guard.
     pub(super) image: String,
+    /// Networks that end on the engine's host, as first address and length of the prefix.
+    pub(super) near: Vec<(IpAddr, u8)>,
 }
 
 /// Where traffic has moved to the stand-in.
@@ -154,7 +157,7 @@ impl Deploy {
         let finished = async {
             let services: Vec<String> = standin.tiers.iter().flatten().cloned().collect();
             let old = self.entry_containers(&standin, observed).await?;
-            let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
+            let drains = Drains::listen(self, &old)?;
             self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
             self.stop_old(&standin, observed, &old).await?;
             let renewals: Vec<Renewal> = plan(&self.project, observed, &Request::default())
@@ -183,7 +186,7 @@ impl Deploy {
         let what = "an earlier run left a stand-in that does not serve; it is removed";
         self.events.emit(Event::Resumed(what.to_owned()));
         let entries = self.standin_entries(standin).await?;
-        let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
+        let drains = Drains::listen(self, &entries)?;
         self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains)).await?;
         match (guard, &observed.guard) {
             (Some(guard), _) => guard.remove(&self.engine).await,
@@ -210,7 +213,7 @@ impl Deploy {
         interrupt: &Interrupt,
     ) -> Result<Moved> {
         let old = self.entry_containers(standin, observed).await?;
-        let drains = Drains::listen(&self.session, &self.project, &old, self.drain_deadline())?;
+        let drains = Drains::listen(self, &old)?;
         let moving = async {
             let containers = self.raise(plan, standin, observed, changes, interrupt).await?;
             let cutover = self.cut_over(standin, &containers, observed, host, guard);
@@ -340,7 +343,7 @@ impl Deploy {
     /// Leads new connections to the real containers again, drains the stand-in and removes it.
     async fn cut_back(&self, guard: Guard, standin: &StandInPlan, leads: &[PortLead], proof: &mut Proof) -> Result<()> {
         let entries = self.standin_entries(standin).await?;
-        let drains = Drains::listen(&self.session, &self.project, &entries, self.drain_deadline())?;
+        let drains = Drains::listen(self, &entries)?;
         self.events
             .step(Step::Cutback, async {
                 let counters = guard.counters().await?;

@@ -28,6 +28,7 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
         Event::Drained { container, report } => json!({
             "event": "drained", "container": container,
             "closed_idle": report.closed_idle, "ended": report.ended, "cut": report.cut,
+            "last_look_to_closed_us": {"median": report.last_look_us.0, "max": report.last_look_us.1}, "doubts": report.doubts,
         }),
         Event::Note(text) => json!({"event": "note", "text": text}),
         Event::Resumed(text) => json!({"event": "resumed", "text": text}),
