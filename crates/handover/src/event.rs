@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Ready { container: String },
     /// New connections for a container go to the one that replaces it.
     Switched { container: String },
+    /// A proxy among the peers has read its configuration anew, and resolved the names in it.
+    Reloaded { peer: String },
     /// New connections go to the new version.
     Live,
     /// A container's connections have been drained.

@@ -13,6 +13,7 @@ mod settle;
 mod standin;
 mod steps;
 mod switch;
+mod unused;
 
 use handover_core::observation::Observation;
 use handover_core::plan::{Plan, Request, plan as make_plan, selected_services};

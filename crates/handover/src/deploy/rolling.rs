@@ -127,16 +127,8 @@ impl Deploy {
             (Some(failure), _) | (None, Err(failure)) => return Err(failure),
             (None, Ok(())) => {}
         }
-        let waiting = self.events.waiting();
-        let stragglers = self.events.step(Step::Unused, switch.until_unused(self.drain_deadline())).await?;
-        drop(waiting);
-        for one in stragglers {
-            self.events.emit(Event::Note(format!(
-                "{} goes on calling {}, where a container was that is gone ({} connections were led on): it has resolved the \
-                 name once; restart it or let it resolve names anew, because the lead ends now",
-                one.peer, one.address, one.connections
-            )));
-        }
+        self.reload_nginx(&switch).await;
+        self.until_unused(&switch).await?;
         rolled.live = hands.live.get();
         rolled.led = switch.led().await?;
         Ok(rolled)

@@ -38,6 +38,8 @@ struct State {
     leads: Leads,
     /// Containers whose addresses this deploy leads itself.
     ours: BTreeSet<String>,
+    /// Peers that run nginx.
+    nginx: BTreeSet<String>,
     /// Gateways of the networks, which are no containers.
     gateways: BTreeSet<IpAddr>,
     /// Containers that are being started and whose addresses are not known yet.
@@ -151,6 +153,13 @@ impl Switch {
         if moved || knows { self.load(&mut state).await } else { Ok(()) }
     }
 
+    /// The peers that run nginx, by id and name: it resolves the names in its configuration once.
+    pub(super) async fn nginx(&self) -> Vec<(String, String)> {
+        let state = self.state.lock().await;
+        let peers = state.peers.iter().filter(|(id, _)| state.nginx.contains(*id));
+        peers.map(|(id, peer)| (id.clone(), peer.name.clone())).collect()
+    }
+
     /// Waits until nobody has used an address that is gone for as long as a proxy may need to notice, at most until the
     /// deadline. Returns who still does: the peer's name, the address, and the connections led.
     pub(super) async fn until_unused(&self, deadline: Duration) -> Result<Vec<Straggler>> {
@@ -204,6 +213,9 @@ impl Switch {
         let on_network = found.networks.iter().any(|(network, _)| self.networks.contains_key(network));
         if !on_network || found.sandbox.is_empty() {
             return false;
+        }
+        if found.command.contains("nginx") {
+            state.nginx.insert(found.id.clone());
         }
         state.gateways.extend(found.networks.iter().filter_map(|(_, endpoint)| endpoint.gateway.map(IpAddr::from)));
         let peer = Peer { name: found.name.clone(), sandbox: found.sandbox.clone(), addresses: addresses(found) };

@@ -3,9 +3,10 @@
 
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
+use bollard::exec::StartExecResults;
 use bollard::models::{
-    ContainerCreateBody, ContainerStateStatusEnum, EventMessage, HealthStatusEnum, HostConfig, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerStateStatusEnum, EventMessage, ExecConfig, HealthStatusEnum, HostConfig,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
@@ -56,6 +57,8 @@ pub(crate) struct Inspected {
     /// Its network namespace, as the session helper reaches it; empty while it does not run.
     pub(crate) sandbox: String,
     pub(crate) networks: Vec<(String, Endpoint)>,
+    /// The program that it runs, with its arguments.
+    pub(crate) command: String,
     /// Published ports: container port with protocol (`80/tcp`), address on the host, port on the host.
     pub(crate) ports: Vec<(String, String, u16)>,
 }
@@ -224,6 +227,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Runs a command inside a container and waits for its end: its exit code and what it printed.
+    pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> Result<(i64, String)> {
+        let _waiting = self.events.waiting();
+        let config = ExecConfig {
+            cmd: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let made = self.docker.create_exec(id, config).await?;
+        let mut printed = String::new();
+        if let StartExecResults::Attached { mut output, .. } = self.docker.start_exec(&made.id, None).await? {
+            while let Some(Ok(chunk)) = output.next().await {
+                printed.push_str(&String::from_utf8_lossy(chunk.as_ref()));
+            }
+        }
+        let ended = self.docker.inspect_exec(&made.id).await?;
+        Ok((ended.exit_code.unwrap_or(-1), printed))
+    }
+
     /// Removes a volume if nothing mounts it; whether it is gone.
     pub(crate) async fn remove_volume_if_unused(&self, name: &str) -> bool {
         let _waiting = self.events.waiting();
@@ -344,6 +367,7 @@ fn inspected(found: bollard::models::ContainerInspectResponse) -> Inspected {
             _ => String::new(),
         },
         networks: networks.collect(),
+        command: found.path.into_iter().chain(found.args.unwrap_or_default()).collect::<Vec<_>>().join(" "),
         ports: ports.collect(),
     }
 }

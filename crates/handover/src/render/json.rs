@@ -24,6 +24,7 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
         Event::Compose { step, line } => json!({"event": "compose", "step": step, "line": line}),
         Event::Ready { container } => json!({"event": "ready", "container": container}),
         Event::Switched { container } => json!({"event": "switched", "container": container}),
+        Event::Reloaded { peer } => json!({"event": "reloaded", "peer": peer}),
         Event::Live => json!({"event": "live"}),
         Event::Drained { container, report } => json!({
             "event": "drained", "container": container,

@@ -20,6 +20,7 @@ pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
         Event::Compose { .. } => Vec::new(),
         Event::Ready { container } => stamped(&format!("  {container} is ready")),
         Event::Switched { container } => stamped(&format!("  {container}: new connections go to the new container")),
+        Event::Reloaded { peer } => stamped(&format!("  {peer} was reloaded, so that it resolves names anew")),
         Event::Live => stamped("the new version is live"),
         Event::Drained { container, report } => stamped(&format!("  {container}: {}", drained(report))),
         Event::Note(text) => stamped(&format!("note: {text}")),
