@@ -51,6 +51,11 @@ impl Leads {
         self.to.retain(|(_, address), led| address != led);
     }
 
+    /// A lead that an earlier deploy has kept.
+    pub fn adopt(&mut self, network: &str, lead: AddressLead) {
+        self.to.insert((network.to_owned(), lead.from), lead.to);
+    }
+
     /// The addresses belong to whoever has them: to a container that is ready, or to one that is not of this deploy.
     pub fn forget(&mut self, addresses: &Addresses) {
         self.to.retain(|from, _| !addresses.contains(from));

@@ -8,9 +8,9 @@ use crate::switch::Protocol;
 
 /// Label on every stand-in container: the project that it stands in for.
 pub const LABEL_STANDIN_FOR: &str = "handover.standin-for";
-/// Label on the guard and on the session helper: the project that it serves.
+/// Label on our own containers: the project that they serve.
 pub const LABEL_PROJECT: &str = "handover.project";
-/// Label on the guard and on the session helper: which of the two it is.
+/// Label on our own containers: which of them it is.
 pub const LABEL_ROLE: &str = "handover.role";
 
 /// Everything that a plan is made from besides the project itself.
@@ -27,6 +27,8 @@ pub struct Observation {
     pub standin: Vec<Container>,
     /// Id and state of the project's guard, if there is one.
     pub guard: Option<Container>,
+    /// The project's keeper, if an earlier deploy left one.
+    pub keeper: Option<Container>,
     /// All other containers of the engine.
     pub foreign: Vec<Container>,
     /// Local images by the reference that a service names.

@@ -179,6 +179,18 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
     Ok(RuleTable { name: name.to_owned(), counters: leads.iter().map(counter_name).collect(), chains })
 }
 
+/// Whether an address lies in a network, given as its first address and the length of its prefix.
+pub fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
+    let (network, address, length) = match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => (u32::from(network).into(), u32::from(address).into(), 32),
+        (IpAddr::V6(network), IpAddr::V6(address)) => (u128::from(network), u128::from(address), 128),
+        _ => return false,
+    };
+    let rest = u32::from(length - prefix.min(length));
+    let beginning = |number: u128| number.checked_shr(rest).unwrap_or(0);
+    beginning(network) == beginning(address)
+}
+
 /// The leads, each once, if they and what is held do not contradict each other.
 fn consistent(table: &PeerTable) -> Result<Vec<AddressLead>, PeerTableError> {
     let mut leads: Vec<AddressLead> = Vec::with_capacity(table.leads.len());
@@ -235,6 +247,16 @@ fn only(address: IpAddr) -> Match {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_lies_in_a_network_by_its_beginning() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(contains((address("172.18.0.0"), 16), address("172.18.255.1")));
+        assert!(!contains((address("172.18.0.0"), 16), address("172.19.0.1")));
+        assert!(contains((address("0.0.0.0"), 0), address("1.2.3.4")));
+        assert!(contains((address("fd00::"), 64), address("fd00::1")));
+        assert!(!contains((address("fd00::"), 64), address("172.18.0.1")));
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")

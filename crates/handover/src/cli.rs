@@ -52,6 +52,9 @@ pub(crate) enum Command {
     /// Runs in the session helper's container
     #[command(hide = true)]
     Session,
+    /// Runs in the keeper's container
+    #[command(hide = true)]
+    Keeper,
     /// What the docker command asks of its plugins
     #[command(hide = true, name = "docker-cli-plugin-metadata")]
     PluginMetadata,

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             Command::Plan(args) => plan(cli.project, args).await,
             Command::Guard => handover_host::guard::run(std::path::Path::new(handover_host::guard::RULES_FILE)).await,
             Command::Session => handover_host::session::run().await,
+            Command::Keeper => handover_host::keeper::run().await,
             Command::PluginMetadata => {
                 render::print_lines(&[cli::plugin_metadata()]);
                 ExitCode::SUCCESS

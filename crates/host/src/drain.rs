@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use handover_core::drain::{Activity as Seen, Heard, Look, Patience, Phase, Rhythm, Speaker, Verdict, judge};
+use handover_core::peer_switch::contains;
 use handover_core::switch::Protocol;
 
 use crate::error::HostError;
@@ -419,18 +420,7 @@ fn idle_as_far_as_heard(connection: &Connection, mut look: Look) -> Look {
 /// Whether the client of a connection is on this host: over loopback, or in one of these networks.
 fn is_near(networks: &[(IpAddr, u8)], (_, client): &Ends) -> bool {
     let client = client.ip();
-    client.is_loopback() || networks.iter().any(|(network, prefix)| contains(*network, *prefix, client))
-}
-
-fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
-    let (network, address, length) = match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => (u32::from(network).into(), u32::from(address).into(), 32),
-        (IpAddr::V6(network), IpAddr::V6(address)) => (u128::from(network), u128::from(address), 128),
-        _ => return false,
-    };
-    let rest = u32::from(length - prefix.min(length));
-    let beginning = |number: u128| number.checked_shr(rest).unwrap_or(0);
-    beginning(network) == beginning(address)
+    client.is_loopback() || networks.iter().any(|network| contains(*network, client))
 }
 
 fn until_next(verdict: Verdict) -> Duration {

@@ -16,6 +16,7 @@ mod flows;
 mod gateway;
 pub mod guard;
 mod inet_diag;
+pub mod keeper;
 mod listeners;
 mod namespace;
 mod packets;

@@ -252,6 +252,17 @@ fn watched(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(process, Interest::READABLE)
 }
 
+/// Ends when the process whose namespace this is has ended; never for our own namespace.
+pub(crate) async fn until_process_ends(sandbox: PathBuf) {
+    if sandbox.as_os_str().is_empty() {
+        return std::future::pending().await;
+    }
+    if let Some(Ok(process)) = process_of(&sandbox).map(watched) {
+        // An error says that it cannot be watched any more, which comes to the same.
+        let _ = process.readable().await;
+    }
+}
+
 /// A process descriptor is readable once the process has ended; its namespaces have left it by then.
 async fn release_when_gone(process: AsyncFd<OwnedFd>, held: Weak<Mutex<Namespaces>>) {
     let ended = process.readable().await;

@@ -74,6 +74,8 @@ pub enum Role {
     Guard,
     /// Looks, probes and drains.
     Session,
+    /// Keeps leads for peers that go on calling an address that is gone.
+    Keeper,
 }
 
 /// Why a request failed.

@@ -4,6 +4,7 @@ mod cutover;
 mod drain;
 mod gate;
 mod images;
+mod kept_leads;
 mod load;
 mod lock;
 mod preflight;

@@ -16,9 +16,9 @@ use handover_core::switch::Protocol;
 use handover_core::wire::{Containers, Ending};
 
 use super::replace::Hands;
-use super::settle;
 use super::steps::Deploy;
 use super::switch::Switch;
+use super::{kept_leads, settle};
 use crate::engine::Inspected;
 use crate::engine_proxy::{Call, EngineProxy, HeldCall};
 use crate::event::{DrainSummary, Event, Step};
@@ -92,7 +92,9 @@ impl Deploy {
         let served =
             services.iter().filter_map(|name| self.project.services.get(*name)).flat_map(Service::served_ports);
         let udp = served.into_iter().any(|(_, protocol)| protocol == Protocol::Udp);
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp).await?;
+        let kept = kept_leads::kept(self, observed).await?;
+        let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp, &kept).await?;
+        kept_leads::end_keeper(self, observed).await?;
         let serving = Cell::new(old().filter(|container| container.running).count());
         let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
         let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
@@ -141,7 +143,7 @@ impl Deploy {
         self.events
             .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, false).await?;
+        let switch = Switch::begin(&self.engine, &self.session, observed, networks, false, &[]).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
         let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live };
         for half in &observed.half_replaced {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use handover_core::leads::{Addresses, Leads, Peer};
 use handover_core::observation::Observation;
-use handover_core::peer_switch::{ClosedNetwork, PeerTable};
+use handover_core::peer_switch::{AddressLead, ClosedNetwork, PeerTable, contains};
 use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
 use tokio::sync::Mutex;
 
@@ -47,17 +47,27 @@ struct State {
 }
 
 impl Switch {
-    /// Finds the peers: all containers on these networks, and the host. Nothing is led yet. `udp`: whether UDP is served.
+    /// Finds the peers: all containers on these networks, and the host. Only what an earlier deploy has kept is
+    /// led. `udp`: whether UDP is served.
     pub(super) async fn begin(
         engine: &Engine,
         session: &Helper,
         observed: &Observation,
         networks: BTreeSet<String>,
         udp: bool,
+        kept: &[AddressLead],
     ) -> Result<Self> {
-        let state = Mutex::new(State { leads: Leads::new(udp), ..State::default() });
         let subnets = |name: &String| observed.networks.get(name).map(|network| network.subnets.clone());
-        let networks = networks.into_iter().map(|name| (name.clone(), subnets(&name).unwrap_or_default())).collect();
+        let networks: BTreeMap<String, Vec<(IpAddr, u8)>> =
+            networks.into_iter().map(|name| (name.clone(), subnets(&name).unwrap_or_default())).collect();
+        let mut leads = Leads::new(udp);
+        for lead in kept {
+            let holds = |subnets: &Vec<(IpAddr, u8)>| subnets.iter().any(|subnet| contains(*subnet, lead.from));
+            if let Some((network, _)) = networks.iter().find(|(_, subnets)| holds(subnets)) {
+                leads.adopt(network, *lead);
+            }
+        }
+        let state = Mutex::new(State { leads, ..State::default() });
         let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
         let ours = observed.containers.iter().chain(&observed.half_replaced);
         let near = ours
@@ -185,6 +195,13 @@ impl Switch {
             }
             before = now;
         }
+    }
+
+    /// What these peers need for the addresses that are gone, for longer than this deploy.
+    pub(super) async fn tables_for(&self, stragglers: &[Straggler]) -> Vec<PeerTable> {
+        let state = self.state.lock().await;
+        let peers = state.peers.values().filter(|peer| stragglers.iter().any(|one| one.peer == peer.name));
+        peers.map(|peer| PeerTable { move_udp: false, ..state.leads.table(peer) }).collect()
     }
 
     /// Connections that were led, over all peers.

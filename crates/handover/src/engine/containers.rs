@@ -21,13 +21,15 @@ use handover_core::observation::{Endpoint, LABEL_PROJECT, LABEL_ROLE};
 use super::connect::Engine;
 use crate::failure::{Result, engine_status};
 
-/// Which of our two containers.
+/// Which of our containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Holds the port rules.
     Guard,
     /// Lives as long as the deploy: the lock, and our hands in the host's kernel.
     Session,
+    /// Keeps leads after a rolling deploy, for peers that go on calling an address that is gone.
+    Keeper,
 }
 
 impl Role {
@@ -36,6 +38,7 @@ impl Role {
         match self {
             Self::Guard => "guard",
             Self::Session => "session",
+            Self::Keeper => "keeper",
         }
     }
 
@@ -85,7 +88,7 @@ impl Engine {
             cmd: Some(vec![role.word().to_owned()]),
             labels: Some(labels.into()),
             open_stdin: Some(true),
-            // The session helper ends when this connection does; the guard outlives it.
+            // The session helper ends when this connection does; the others outlive it.
             stdin_once: Some(role == Role::Session),
             attach_stdin: Some(true),
             attach_stdout: Some(true),
@@ -308,7 +311,7 @@ fn host_config(role: Role) -> HostConfig {
             config.restart_policy =
                 Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None });
         }
-        Role::Session => {
+        Role::Session | Role::Keeper => {
             config.auto_remove = Some(true);
             // By /proc/<pid>/ns/net into the network namespaces of containers, also of those that start later: the engine's
             // own files for them appear in here only where the host shares its mounts, and not every host does.

@@ -45,6 +45,8 @@ impl Engine {
                 && labels.get("com.docker.compose.oneoff").map(String::as_str) != Some("True");
             if ours && role == Some(Role::Guard.word()) {
                 observed.guard = Some(container);
+            } else if ours && role == Some(Role::Keeper.word()) {
+                observed.keeper = Some(container);
             } else if ours {
                 // The session helper of a deploy under way; the lock deals with it.
             } else if container.project == standin && service_container {
