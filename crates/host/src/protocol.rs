@@ -348,6 +348,9 @@ pub struct Support {
     /// Base chains of other tables that drop by default what comes in to the host, as `family table chain`. With such a
     /// firewall, what is led to an ephemeral port of the host (IPv6, and calls from containers) needs to be let in.
     pub input_dropped_by: Vec<String>,
+    /// Interfaces to which addresses of 127.0.0.0/8 are routed. The engine does so with its bridges where it runs without a
+    /// userland proxy; that something listens at a published port does not tell: the engine itself does, to keep the port.
+    pub routing_loopback: Vec<String>,
     /// Tables of handover in the kernel, of whatever project.
     pub tables: Vec<String>,
 }

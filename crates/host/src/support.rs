@@ -36,6 +36,7 @@ pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
         enter_sandbox,
         // Without nf_tables there is nothing to list, and lead_ports says so.
         input_dropped_by: ports::input_dropped_by().await.unwrap_or_default(),
+        routing_loopback: interfaces_that_route_loopback(),
         tables: ports::tables().await.unwrap_or_default(),
     }
 }
@@ -94,4 +95,18 @@ fn try_closing() -> Result<(), HostError> {
         }
     })();
     closed.map_err(HostError::kernel("closing a connection"))
+}
+
+/// Interfaces to which addresses of 127.0.0.0/8 are routed (`route_localnet`).
+fn interfaces_that_route_loopback() -> Vec<String> {
+    let interfaces = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let routes = |path: &std::path::Path| {
+        std::fs::read_to_string(path.join("route_localnet")).is_ok_and(|text| text.trim() == "1")
+    };
+    let mut names: Vec<String> = interfaces
+        .filter(|interface| routes(&interface.path()))
+        .map(|interface| interface.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }

@@ -4,7 +4,6 @@ use handover_core::observation::Observation;
 use handover_core::plan::Plan;
 use handover_core::preflight::{HostFacts, Listener, host_refusals, project_refusals};
 use handover_core::project::Project;
-use handover_core::switch::Protocol;
 use handover_host::protocol::{Check, Listeners, SessionOp, Support};
 
 use crate::failure::{Failure, Result};
@@ -51,10 +50,8 @@ pub(crate) async fn check(
     if !refusals.is_empty() {
         return Err(Failure::refused(&refusals));
     }
-    let published = observed.containers.iter().flat_map(|container| &container.ports);
-    let userland_proxy = published.filter(|binding| binding.protocol == Protocol::Tcp).all(|binding| {
-        facts.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp && listener.port == binding.published)
-    });
+    let mut bridges = observed.networks.values().filter_map(|network| network.bridge.as_ref());
+    let userland_proxy = !bridges.any(|bridge| support.routing_loopback.contains(bridge));
     Ok(Host { userland_proxy, input_dropped_by: support.input_dropped_by })
 }
 
