@@ -5,7 +5,7 @@
 //! crosses the close on the wire within the microseconds after that is what remains, and the clients' own rhythm tells when
 //! that is unlikely.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,6 +95,8 @@ struct Connection {
 struct Draining {
     ports: Vec<u16>,
     near: Vec<(IpAddr, u8)>,
+    /// Whose connections these are about; nobody's means everybody's.
+    clients: HashSet<SocketAddr>,
     patience: Patience,
     deadline: Duration,
     began: Instant,
@@ -118,6 +120,7 @@ impl Draining {
         Ok(Draining {
             ports: request.ports.clone(),
             near: request.near.clone(),
+            clients: request.clients.iter().copied().collect(),
             patience: Patience {
                 quiet: Duration::from_millis(request.quiet_ms),
                 opaque: Duration::from_millis(request.opaque_ms),
@@ -196,7 +199,11 @@ impl Draining {
         let started = self.now();
         let sockets = self.diag.dump(Protocol::Tcp, state::ALIVE).map_err(reading())?;
         let mut before = std::mem::take(&mut self.connections);
-        for socket in sockets.into_iter().filter(|socket| self.ports.contains(&socket.local.port())) {
+        let meant = |socket: &DiagSocket| {
+            let of_client = self.clients.is_empty() || self.clients.contains(&socket.remote);
+            of_client && self.ports.contains(&socket.local.port())
+        };
+        for socket in sockets.into_iter().filter(meant) {
             let ends = (socket.local, socket.remote);
             let mut connection = before.remove(&ends).unwrap_or_else(|| Connection::new(started));
             if connection.socket.is_none() {
@@ -355,6 +362,7 @@ struct Notes<'a> {
 
 struct NoteTaker<'a> {
     ports: &'a [u16],
+    clients: &'a HashSet<SocketAddr>,
     began: Instant,
     quiet: Duration,
     connections: &'a mut HashMap<Ends, Connection>,
@@ -368,6 +376,7 @@ impl<'a> Notes<'a> {
             packets: &mut draining.packets,
             state: NoteTaker {
                 ports: &draining.ports,
+                clients: &draining.clients,
                 began: draining.began,
                 quiet: draining.patience.quiet,
                 connections: &mut draining.connections,
@@ -385,6 +394,9 @@ impl NoteTaker<'_> {
         let from_server = self.ports.contains(&segment.from.port())
             && (self.connections.contains_key(&as_server) || !self.ports.contains(&segment.to.port()));
         let (ends, speaker) = if from_server { (as_server, Speaker::Server) } else { (as_client, Speaker::Client) };
+        if !self.clients.is_empty() && !self.clients.contains(&ends.1) {
+            return;
+        }
         if segment.syn || segment.ends {
             *self.survey_due = (*self.survey_due).min(now + SURVEY_SOON);
         }

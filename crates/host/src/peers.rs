@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -176,7 +176,8 @@ impl Peers {
                 to: lead.to,
                 led: owned.leads.contains(lead),
                 connections: counts.get(&counter_name(lead)).copied().unwrap_or_default(),
-                open: open.get(&lead.from).copied().unwrap_or_default(),
+                open: open.get(&lead.from).map(Vec::len).unwrap_or_default(),
+                clients: open.get(&lead.from).cloned().unwrap_or_default(),
             });
             Ok((PeerState::Loaded, leads.collect()))
         };
@@ -310,12 +311,12 @@ async fn remove(connection: &Connection<Nftables>, name: &str) -> Result<(), Hos
     transaction.commit(connection).await.map_err(HostError::netlink(format!("deleting nftables table {name}")))
 }
 
-/// TCP connections of this namespace that are not over, by the address that they were opened to.
-fn open_to() -> Result<BTreeMap<IpAddr, usize>, HostError> {
+/// The near ends of this namespace's TCP connections that are not over, by the address that they were opened to.
+fn open_to() -> Result<BTreeMap<IpAddr, Vec<SocketAddr>>, HostError> {
     let sockets = InetDiag::open().and_then(|mut diag| diag.dump(Protocol::Tcp, state::ALIVE));
-    let mut open = BTreeMap::new();
+    let mut open: BTreeMap<IpAddr, Vec<SocketAddr>> = BTreeMap::new();
     for socket in sockets.map_err(HostError::kernel("reading the sockets"))? {
-        *open.entry(socket.remote.ip()).or_default() += 1;
+        open.entry(socket.remote.ip()).or_default().push(socket.local);
     }
     Ok(open)
 }

@@ -229,6 +229,9 @@ pub struct Drain {
     /// them, acknowledged or not.
     #[serde(default)]
     pub near: Vec<(IpAddr, u8)>,
+    /// Only the connections of these clients, as the container sees them; none means all.
+    #[serde(default)]
+    pub clients: Vec<SocketAddr>,
     /// Only listen, close nothing, until told to proceed: the longer the drain has listened, the more it knows.
     #[serde(default)]
     pub hold: bool,
@@ -245,6 +248,7 @@ impl Drain {
             opaque_ms: opaque_ms(),
             unheard_ms: unheard_ms(),
             near: Vec::new(),
+            clients: Vec::new(),
             hold: false,
         }
     }
@@ -515,6 +519,7 @@ mod tests {
                 opaque_ms: 2000,
                 unheard_ms: 1000,
                 near: Vec::new(),
+                clients: Vec::new(),
                 hold: false,
             }),
         );

@@ -2,8 +2,8 @@
 //! namespace and on the host, at one instant for each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use handover_core::leads::{Addresses, Leads, Peer};
@@ -170,56 +170,59 @@ impl Switch {
         peers.map(|(id, peer)| (id.clone(), peer.name.clone())).collect()
     }
 
-    /// Waits until nobody has used an address that is gone for as long as a proxy may need to notice, at most until the
-    /// deadline. Returns who still does: the peer's name, the address, and the connections led.
-    pub(super) async fn until_unused(&self, deadline: Duration) -> Result<Vec<Straggler>> {
-        let began = tokio::time::Instant::now();
+    /// Waits until nobody has opened a connection to an address that is led for as long as a proxy may need to notice, at most
+    /// until the deadline.
+    pub(super) async fn until_quiet(&self, deadline: Duration) -> Result<()> {
+        let began = Instant::now();
         let mut last_use = began;
         let mut before = self.counted().await?;
-        loop {
-            if self.state.lock().await.leads.is_empty() || last_use.elapsed() >= NOTICED {
-                return Ok(Vec::new());
-            }
-            if began.elapsed() >= deadline {
-                return Ok(before.into_values().filter(|one| one.used).collect());
-            }
+        while !self.state.lock().await.leads.is_empty() && last_use.elapsed() < NOTICED && began.elapsed() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
-            let mut now = self.counted().await?;
-            for (key, one) in &mut now {
-                let known = before.get(key);
-                let counted = known.map_or(0, |known| known.connections);
-                one.used = one.connections > counted || known.is_some_and(|known| known.used);
-                if one.connections > counted {
-                    last_use = tokio::time::Instant::now();
-                }
+            let now = self.counted().await?;
+            if now != before {
+                last_use = Instant::now();
             }
             before = now;
         }
+        Ok(())
+    }
+
+    /// The connections that were led and are still open, by the container that they were led to.
+    pub(super) async fn open_connections(&self) -> Result<Vec<Led>> {
+        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let state = self.state.lock().await;
+        let mut led: BTreeMap<String, Led> = BTreeMap::new();
+        for lead in counted.peers.into_iter().flat_map(|peer| peer.leads).filter(|lead| lead.led) {
+            let has = |peer: &&Peer| peer.addresses.iter().any(|(_, address)| *address == lead.to);
+            let Some(target) = state.peers.values().find(has).filter(|_| !lead.clients.is_empty()) else { continue };
+            let fresh = Led { sandbox: target.sandbox.clone(), clients: Vec::new() };
+            led.entry(target.sandbox.clone()).or_insert(fresh).clients.extend(lead.clients);
+        }
+        Ok(led.into_values().collect())
     }
 
     /// What these peers need for the addresses that are gone, for longer than this deploy.
-    pub(super) async fn tables_for(&self, stragglers: &[Straggler]) -> Vec<PeerTable> {
+    pub(super) async fn tables_for(&self, names: &[&str]) -> Vec<PeerTable> {
         let state = self.state.lock().await;
-        let peers = state.peers.values().filter(|peer| stragglers.iter().any(|one| one.peer == peer.name));
+        let peers = state.peers.values().filter(|peer| names.contains(&peer.name.as_str()));
         peers.map(|peer| PeerTable { move_udp: false, ..state.leads.table(peer) }).collect()
     }
 
     /// Connections that were led, over all peers.
     pub(super) async fn led(&self) -> Result<u64> {
-        Ok(self.counted().await?.into_values().map(|one| one.connections).sum())
+        Ok(self.counted().await?.into_values().sum())
     }
 
-    async fn counted(&self) -> Result<BTreeMap<(String, IpAddr), Straggler>> {
+    /// Connections that each peer has opened to each address that was led.
+    pub(super) async fn counted(&self) -> Result<Counted> {
         let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
         let state = self.state.lock().await;
-        let mut all: BTreeMap<(String, IpAddr), Straggler> = BTreeMap::new();
+        let mut all = Counted::new();
         for peer in counted.peers {
             let sandbox = peer.sandbox.to_string_lossy();
             let Some(known) = state.peers.values().find(|known| known.sandbox == sandbox) else { continue };
             for LeadCount { from, connections, .. } in peer.leads {
-                let key = (known.name.clone(), from);
-                let fresh = Straggler { peer: known.name.clone(), address: from, connections: 0, used: false };
-                all.entry(key).or_insert(fresh).connections += connections;
+                *all.entry((known.name.clone(), from)).or_default() += connections;
             }
         }
         Ok(all)
@@ -279,18 +282,16 @@ impl Switch {
     }
 }
 
-/// A peer that goes on using an address that is gone.
-#[derive(Clone, Debug)]
-pub(super) struct Straggler {
-    /// Name of its container.
-    pub(super) peer: String,
-    /// The address.
-    pub(super) address: IpAddr,
-    /// Connections that were led from it in all.
-    pub(super) connections: u64,
-    /// Whether it was used since the containers behind it went.
-    used: bool,
+/// Connections that were led to one container.
+pub(super) struct Led {
+    /// Its network namespace.
+    pub(super) sandbox: String,
+    /// Their other ends, as it sees them.
+    pub(super) clients: Vec<SocketAddr>,
 }
+
+/// Connections by the peer's name and the address.
+pub(super) type Counted = BTreeMap<(String, IpAddr), u64>;
 
 fn addresses(container: &Inspected) -> Addresses {
     let both = container.networks.iter().flat_map(|(network, endpoint)| {

@@ -1,6 +1,11 @@
 //! After rolling: the old containers' addresses are given up once nobody calls them any more.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use handover_core::switch::Protocol;
+use handover_host::protocol::{Drain, DrainReport, Listeners, SessionOp};
 
 use super::kept_leads;
 use super::steps::Deploy;
@@ -11,6 +16,9 @@ use crate::failure::{Failure, Result};
 
 /// No proxy that finds containers by itself takes longer to notice; who calls an address then will go on doing so.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long connections that were led are waited for to be idle.
+const CLOSING: Duration = Duration::from_secs(5);
 
 impl Deploy {
     /// Lets every nginx among the peers resolve its names anew: it does so only when it reads its configuration. One whose
@@ -40,21 +48,48 @@ impl Deploy {
         }
     }
 
-    /// Waits until nobody uses the addresses that are gone. For those who still do after as long as any proxy needs to notice, the
-    /// leads are kept beyond this deploy, and they are named.
+    /// Closes connections that were led, each while it is idle: whoever opened one shows by the next where it gets its addresses
+    /// from, and none is left whose way the kernel forgets with the leads. What goes on for long is left alone.
+    async fn close_led(&self, switch: &Switch) -> Result<()> {
+        let drains = switch.open_connections().await?.into_iter().map(|led| async move {
+            let sandbox = PathBuf::from(led.sandbox);
+            let listeners = SessionOp::Listeners { sandbox: Some(sandbox.clone()) };
+            let Listeners { listeners } = self.session.ask(listeners).await?;
+            let tcp = listeners.iter().filter(|one| one.protocol == Protocol::Tcp && !one.address.is_loopback());
+            let ports = tcp.map(|one| one.port).collect();
+            let deadline_ms = u64::try_from(CLOSING.as_millis()).unwrap_or(u64::MAX);
+            let drain =
+                Drain { near: self.near.clone(), clients: led.clients, ..Drain::new(sandbox, ports, deadline_ms) };
+            self.session.ask::<_, DrainReport>(SessionOp::Drain(drain)).await
+        });
+        try_join_all(drains).await.map(drop)
+    }
+
+    /// Waits until proxies have noticed that the old addresses are gone. For who calls them nevertheless the leads are kept beyond
+    /// this deploy, and they are named.
     pub(super) async fn until_unused(&self, switch: &Switch) -> Result<()> {
         let _waiting = self.events.waiting();
-        let stragglers = self.events.step(Step::Unused, switch.until_unused(LONGEST)).await?;
+        let waiting = async {
+            switch.until_quiet(LONGEST).await?;
+            let before = switch.counted().await?;
+            self.close_led(switch).await?;
+            let after = switch.counted().await?;
+            Ok::<_, Failure>(
+                after.into_iter().filter(|(who, count)| before.get(who) != Some(count)).collect::<Vec<_>>(),
+            )
+        };
+        let stragglers = self.events.step(Step::Unused, waiting).await?;
         if stragglers.is_empty() {
             return Ok(());
         }
-        kept_leads::keep(self, switch.tables_for(&stragglers).await).await?;
+        let names: Vec<&str> = stragglers.iter().map(|((peer, _), _)| peer.as_str()).collect();
+        kept_leads::keep(self, switch.tables_for(&names).await).await?;
         let keeper = Role::Keeper.container_name(&self.project.name);
-        for one in stragglers {
+        for ((peer, address), connections) in stragglers {
             self.events.emit(Event::Note(format!(
-                "{} goes on calling {}, where a container was that is gone ({} connections were led on): it resolves names once. \
-                 Container {keeper} leads it on until it is restarted; restart it when it suits, or let it resolve names anew",
-                one.peer, one.address, one.connections
+                "{peer} goes on calling {address}, where a container was that is gone ({connections} connections were led on): it \
+                 resolves names once. Container {keeper} leads it on until it is restarted; restart it when it suits, or let \
+                 it resolve names anew"
             )));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Answers about peers: what is led in their network namespaces, and who calls whom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,8 @@ pub struct LeadCount {
     pub connections: u64,
     /// TCP connections from this namespace to `from` that are not over, wherever they were led.
     pub open: usize,
+    /// Their ends in this namespace, as whoever they were led to sees them.
+    pub clients: Vec<SocketAddr>,
 }
 
 /// Who has connections to a container.
