@@ -63,7 +63,7 @@ impl<T> Batches<T> {
     }
 
     /// What comes next; to be asked after every change.
-    pub fn next(&mut self) -> Next<T> {
+    pub fn what_next(&mut self) -> Next<T> {
         if self.waiting.is_empty() {
             return Next::Nothing;
         }
@@ -130,12 +130,12 @@ mod tests {
     #[test]
     fn one_after_the_other_unless_said_otherwise() {
         let mut one = batches(Some(1), 3);
-        assert_eq!(one.next(), Next::Begin(vec![1]));
-        assert_eq!(one.next(), Next::Nothing);
+        assert_eq!(one.what_next(), Next::Begin(vec![1]));
+        assert_eq!(one.what_next(), Next::Nothing);
         one.ended(true);
-        assert_eq!(one.next(), Next::Begin(vec![2]));
-        assert_eq!(batches(None, 3).next(), Next::Begin(vec![1, 2, 3]));
-        assert_eq!(batches(Some(2), 3).next(), Next::Begin(vec![1, 2]));
+        assert_eq!(one.what_next(), Next::Begin(vec![2]));
+        assert_eq!(batches(None, 3).what_next(), Next::Begin(vec![1, 2, 3]));
+        assert_eq!(batches(Some(2), 3).what_next(), Next::Begin(vec![1, 2]));
     }
 
     #[test]
@@ -143,20 +143,20 @@ mod tests {
         let mut slow = Batches::new(UpdateConfig { delay: 2.0, ..UpdateConfig::default() }, 2);
         slow.add(1);
         slow.add(2);
-        assert_eq!(slow.next(), Next::Begin(vec![1]));
+        assert_eq!(slow.what_next(), Next::Begin(vec![1]));
         slow.ended(true);
-        assert_eq!(slow.next(), Next::Delay(2.0));
+        assert_eq!(slow.what_next(), Next::Delay(2.0));
         slow.delay_is_over();
-        assert_eq!(slow.next(), Next::Begin(vec![2]));
+        assert_eq!(slow.what_next(), Next::Begin(vec![2]));
     }
 
     #[test]
     fn after_a_failure_the_rest_is_left_as_it_was() {
         let mut three = batches(Some(1), 3);
-        three.next();
+        three.what_next();
         three.ended(false);
-        assert_eq!(three.next(), Next::GiveUp(vec![2, 3]));
-        assert_eq!(three.next(), Next::Nothing);
+        assert_eq!(three.what_next(), Next::GiveUp(vec![2, 3]));
+        assert_eq!(three.what_next(), Next::Nothing);
     }
 
     #[test]

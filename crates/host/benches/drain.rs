@@ -1,6 +1,7 @@
 //! How often a drain meets a request: kept-alive clients that look before they ask, at regular and at random times.
 //!
 //! `cargo bench -p handover-host --bench drain` prints one line for each rhythm. Needs root.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code)] // the tests use the rest

@@ -3,8 +3,9 @@
 //! - [`guard`]: holds the port rules of a project while a stand-in serves, through restarts and reboots.
 //! - [`session`]: looks into the host and into containers' network namespaces for the command line, and is the project's
 //!   lock; it ends with its standard input.
+//! - [`keeper`]: leads that outlive their deploy, for peers that resolve names once.
 //!
-//! Both speak the JSON lines of [`protocol`]. Everything that touches the kernel is below; what is decided is decided
+//! All speak the JSON lines of [`protocol`]. Everything that touches the kernel is below; what is decided is decided
 //! in `handover-core`.
 
 mod accepts;

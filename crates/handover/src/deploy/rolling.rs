@@ -252,7 +252,7 @@ impl<'a> Roll<'a> {
     /// Begins what is next in a service.
     fn go_on(&mut self, service: &str, work: &mut Work<'a>) {
         let Some(batches) = self.batches.get_mut(service) else { return };
-        match batches.next() {
+        match batches.what_next() {
             Next::Nothing => {}
             Next::Begin(all) => {
                 let hands = self.hands;
