@@ -26,6 +26,7 @@ pub(crate) mod client;
 pub(crate) mod docker;
 pub(crate) mod net;
 pub(crate) mod process;
+pub(crate) mod proxies;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -99,10 +99,15 @@ fn ip(args: &[&str]) {
     assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
+/// The engine's socket.
+pub(crate) fn engine_socket() -> String {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").to_owned()
+}
+
 /// Lets the engine's socket be reached over TCP on loopback, as a remote engine is. Ends with the process.
 pub(crate) fn engine_over_tcp() -> SocketAddr {
-    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let socket = host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").to_owned();
+    let socket = engine_socket();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("a bound socket");
     std::thread::spawn(move || {

@@ -136,6 +136,25 @@ impl Running {
         assert!(sent.is_ok_and(|status| status.success()), "signal {name} cannot be sent");
     }
 
+    /// Sends SIGKILL to the Compose that it has started, and panics if there is none.
+    #[track_caller]
+    pub(crate) fn kill_compose(&self) {
+        let parent = self.child.id().to_string();
+        let is_compose = |id: &String| {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{id}/{file}")).unwrap_or_default();
+            // After the name in parentheses: the state, the parent.
+            let stat = read("stat");
+            let of_ours = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(&parent);
+            let command = read("cmdline");
+            of_ours && command.contains("compose") && command.split('\0').any(|word| word == "up")
+        };
+        let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+        let mut ids = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let compose = ids.find(is_compose).expect("Compose runs");
+        let sent = Command::new("kill").args(["-KILL", &compose]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "Compose cannot be killed");
+    }
+
     /// Waits for its end. Panics if it hangs; it is killed then.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Finished {
