@@ -61,11 +61,6 @@ impl Leads {
         self.to.retain(|from, _| !addresses.contains(from));
     }
 
-    /// Nothing leads to these addresses any more: whoever had them is gone.
-    pub fn forget_target(&mut self, addresses: &Addresses) {
-        self.to.retain(|_, to| !addresses.iter().any(|(_, address)| address == to));
-    }
-
     /// The addresses that are led somewhere.
     pub fn led(&self) -> impl Iterator<Item = IpAddr> {
         self.to.keys().map(|(_, address)| *address)

@@ -43,8 +43,9 @@ impl Hands<'_> {
         let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
         let mut changes: ContainerEvents = engine.container_events(&project.name).boxed();
+        let mut known = None;
         let replaced = async {
-            let started = self.switch.start(new, &before).await?;
+            let started = &*known.insert(self.switch.start(new, &before).await?);
             let ids = [new.to_owned()];
             let gate = self.gate(&ports);
             let ready = tokio::select! {
@@ -54,7 +55,7 @@ impl Hands<'_> {
                     return Err(Failure::new(Exit::Interrupted, format!("interrupted before {} was replaced", old.name)));
                 }
             };
-            let ready = ready.into_iter().next().unwrap_or(started);
+            let ready = ready.into_iter().next().unwrap_or_else(|| started.clone());
             self.switch.lead(&before, &ready).await?;
             events.emit(Event::Switched { container: old.name.clone() });
             self.switched();
@@ -71,7 +72,7 @@ impl Hands<'_> {
         let replaced = replaced.await;
         if replaced.is_err() {
             Drains::give_up(session, &requests);
-            self.take_back(&before, new).await?;
+            self.take_back(&before, new, known.as_ref()).await?;
         }
         replaced
     }
@@ -131,7 +132,7 @@ impl Hands<'_> {
         match mend(half(&before), half(&after)) {
             Mend::Nothing => Ok(()),
             Mend::Back => match before {
-                Some(before) => self.take_back(&before, new).await,
+                Some(before) => self.take_back(&before, new, None).await,
                 None => Ok(()),
             },
             Mend::Forward => {
@@ -148,17 +149,21 @@ impl Hands<'_> {
         }
     }
 
-    /// Gives the traffic back to the old container, and removes the new one once nothing is under way with it.
-    async fn take_back(&self, old: &Inspected, new: &str) -> Result<()> {
+    /// Gives the traffic back to the old container, and removes the new one once nothing is under way with it. Who has learnt the
+    /// new one's address is led to the old one from then on. `known`: the new one as it was started, if that is known: one that has
+    /// ended has no address any more.
+    async fn take_back(&self, old: &Inspected, new: &str, known: Option<&Inspected>) -> Result<()> {
         let Deploy { engine, session, events, .. } = self.deploy;
-        let Some(started) = engine.inspect(new).await? else { return Ok(()) };
-        if started.state == State::Running {
-            self.switch.lead(&started, old).await?;
-            let ports = self.used_ports(&started).await?;
-            Drains::of_ports(self.deploy, &started, &ports)?.finish(session, events).await?;
+        if let Some(known) = known {
+            self.switch.lead(known, old).await?;
         }
-        engine.remove_all(&[new.to_owned()]).await?;
-        self.switch.gone(&started).await
+        let Some(found) = engine.inspect(new).await? else { return Ok(()) };
+        if found.state == State::Running {
+            self.switch.lead(&found, old).await?;
+            let ports = self.used_ports(&found).await?;
+            Drains::of_ports(self.deploy, &found, &ports)?.finish(session, events).await?;
+        }
+        engine.remove_all(&[new.to_owned()]).await
     }
 
     /// The ports that others can call: those that something listens at now, inside the container, beyond its loopback.

@@ -125,9 +125,12 @@ impl Deploy {
         for (old, new) in &new_of {
             hands.mend(old, new).await?;
         }
-        match (failure, settled) {
-            (Some(failure), _) | (None, Err(failure)) => return Err(failure),
-            (None, Ok(())) => {}
+        if let Some(failure) = failure.or(settled.err()) {
+            // A proxy may have learnt the addresses of containers that were taken back.
+            if let Err(left) = self.until_unused(&switch).await {
+                self.events.emit(Event::Note(left.why.unwrap_or(left.what)));
+            }
+            return Err(failure);
         }
         self.reload_nginx(&switch).await;
         self.until_unused(&switch).await?;
@@ -151,7 +154,7 @@ impl Deploy {
                 hands.mend(old, &half.id).await?;
             }
         }
-        Ok(())
+        self.until_unused(&switch).await
     }
 }
 

@@ -139,14 +139,6 @@ impl Switch {
         self.load(&mut state).await
     }
 
-    /// A container is gone, and nothing may lead to it any more.
-    pub(super) async fn gone(&self, container: &Inspected) -> Result<()> {
-        let mut state = self.state.lock().await;
-        state.leads.forget(&addresses(container));
-        state.leads.forget_target(&addresses(container));
-        self.load(&mut state).await
-    }
-
     /// A container has started or joined a network: it is a peer, and an address that it was given is its own.
     pub(super) async fn newcomer(&self, id: &str) -> Result<()> {
         let Some(found) = self.engine.inspect(id).await? else {
