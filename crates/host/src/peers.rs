@@ -367,7 +367,7 @@ pub(crate) async fn try_out(sandbox: PathBuf) -> Result<(), HostError> {
         AddressLead { from: address("2001:db8::1")?, to: address("2001:db8::2")? },
     ];
     let held = vec![address("192.0.2.3")?, address("2001:db8::3")?];
-    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: true };
+    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: false };
     let gone = || HostError::Kernel { doing: "entering it".into(), source: io::Error::from_raw_os_error(libc::ENOENT) };
     let peers = Peers::new("trial");
     let removal = PeerTable { sandbox: table.sandbox.clone(), ..PeerTable::default() };

@@ -17,22 +17,32 @@ use crate::{flows, peers, ports};
 /// Tries everything. Leaves nothing behind, whatever fails; if it is killed in the middle, a table that leads nothing
 /// anybody uses.
 pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
-    let lead_peers = check(peers::try_out(sandbox.clone().unwrap_or_default()).await);
-    let enter_sandbox = match sandbox {
-        None => None,
-        Some(path) => Some(check(run_in("entering", Some(path), || Ok(())).await)),
+    let enter = async {
+        match sandbox.clone() {
+            None => None,
+            Some(path) => Some(check(run_in("entering", Some(path), || Ok(())).await)),
+        }
     };
     let packets =
         run_in("packets", None, || Packets::open(&[1]).map(drop).map_err(HostError::kernel("opening a packet socket")));
+    let (lead_ports, lead_peers, read_sockets, close_sockets, read_packets, read_flows, enter_sandbox) = tokio::join!(
+        try_a_table(),
+        peers::try_out(sandbox.clone().unwrap_or_default()),
+        run_in("reading", None, try_reading),
+        run_in("closing", None, try_closing),
+        packets,
+        flows::readable(),
+        enter,
+    );
     Support {
         kernel: kernel_release(),
         arch: std::env::consts::ARCH.to_owned(),
-        lead_ports: check(try_a_table().await),
-        read_sockets: check(run_in("reading", None, try_reading).await),
-        close_sockets: check(run_in("closing", None, try_closing).await),
-        read_packets: check(packets.await),
-        read_flows: check(flows::readable().await),
-        lead_peers,
+        lead_ports: check(lead_ports),
+        read_sockets: check(read_sockets),
+        close_sockets: check(close_sockets),
+        read_packets: check(read_packets),
+        read_flows: check(read_flows),
+        lead_peers: check(lead_peers),
         enter_sandbox,
         // Without nf_tables there is nothing to list, and lead_ports says so.
         input_dropped_by: ports::input_dropped_by().await.unwrap_or_default(),

@@ -1,13 +1,15 @@
 //! Failures on standard error: what, why, logs, and a hint that leads out.
 
+use std::io::Write;
+
 use crate::failure::Failure;
 
 /// Prints failures, the most telling parts first.
 pub(crate) fn print(failures: &[Failure]) {
-    for failure in failures {
-        for line in lines(failure) {
-            eprintln!("{line}");
-        }
+    let mut output = std::io::stderr().lock();
+    for line in failures.iter().flat_map(lines) {
+        // Nobody may be there to read it; the exit code tells nevertheless.
+        let _ = writeln!(output, "{line}");
     }
 }
 

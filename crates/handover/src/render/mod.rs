@@ -1,10 +1,10 @@
 //! Renderers: they listen to the events of a deploy and print. They decide nothing.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
 mod failure;
 mod json;
 mod plain;
 
+use std::io::Write;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,13 +19,17 @@ pub(crate) use plain::plan as plan_lines;
 pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Duration, Event)>) {
     while let Some((at, event)) = events.recv().await {
         match output {
-            Output::Plain => plain::lines(at, &event).iter().for_each(|line| println!("{line}")),
-            Output::Json => println!("{}", json::line(at, &event)),
+            Output::Plain => print_lines(&plain::lines(at, &event)),
+            Output::Json => print_lines(&[json::line(at, &event).to_string()]),
         }
     }
 }
 
-/// Prints lines to standard output.
+/// Prints lines to standard output. That nobody reads them any more (`| head`) must not end a deploy.
 pub(crate) fn print_lines(lines: &[String]) {
-    lines.iter().for_each(|line| println!("{line}"));
+    let mut output = std::io::stdout().lock();
+    for line in lines {
+        let _ = writeln!(output, "{line}");
+    }
+    let _ = output.flush();
 }

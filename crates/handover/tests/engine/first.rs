@@ -87,3 +87,14 @@ fn as_a_plugin_of_the_docker_cli_it_does_the_same() {
     Running::start(command).finish().expect_success().expect_says("the new version is live");
     stack.assert_done();
 }
+
+#[test]
+fn a_deploy_goes_on_when_nobody_reads_what_it_prints() {
+    let mut stack = Stack::web("pipe");
+    stack.set("VERSION", "v2");
+    let mut command = stack.command(env!("CARGO_BIN_EXE_handover"));
+    let mut up = command.args(["up"]).stdout(std::process::Stdio::piped()).spawn().expect("handover starts");
+    drop(up.stdout.take());
+    assert!(up.wait().expect("it ends").success());
+    stack.assert_done();
+}
