@@ -50,6 +50,8 @@ enum Ended {
     Replaced { service: String, call: HeldCall, outcome: Result<DrainSummary> },
     /// The pause between two batches is over.
     Delay { service: String },
+    /// A container that has started is among the peers, or cannot be led.
+    Noticed { outcome: Result<()> },
     /// A container that is more than there were is ready, or will not be.
     Joined { outcome: Result<()> },
 }
@@ -172,7 +174,11 @@ impl<'a> Roll<'a> {
             tokio::select! {
                 biased;
                 Some(call) = calls.recv() => self.hear(call, &mut work),
-                Some(id) = newcomers.next() => self.hands.switch.newcomer(&id).await?,
+                Some(id) = newcomers.next() => {
+                    // Not awaited here: whoever replaces a container may have the switch, and only goes on when we do.
+                    let hands = self.hands;
+                    work.push(async move { Ended::Noticed { outcome: hands.switch.newcomer(&id).await } }.boxed_local());
+                }
                 Some(ended) = work.next(), if !work.is_empty() => self.note(ended, &mut work),
                 settled = &mut up => break settled,
             }
@@ -292,6 +298,12 @@ impl<'a> Roll<'a> {
                     batches.delay_is_over();
                 }
                 self.go_on(&service, work);
+            }
+            Ended::Noticed { outcome } => {
+                if let Err(failure) = outcome {
+                    let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
+                    self.deploy.events.emit(Event::Note(format!("{}{why}", failure.what)));
+                }
             }
             Ended::Joined { outcome } => {
                 if let Err(failure) = outcome {

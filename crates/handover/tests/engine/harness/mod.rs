@@ -396,6 +396,18 @@ pub(crate) fn assert_few_retries(report: &Report) {
     assert!(retried * 200 <= requests, "{retried} of {requests} requests had to be sent twice\n{}", report.table());
 }
 
+/// Panics when anything was noticed, but for one POST that crossed the close of a kept-alive connection on the wire: no proxy may
+/// send it again. That takes microseconds, but the machine that runs these tests is busy.
+#[track_caller]
+pub(crate) fn assert_hardly_noticed(report: &Report) {
+    let crossed = report.streams.iter().filter(|stream| stream.kind == Kind::Post).map(|stream| stream.total.failed);
+    if report.total.failed != 1 || crossed.sum::<u64>() != 1 {
+        report.assert_no_failures();
+    }
+    let (retried, cut) = (report.total.retried, report.total.cut);
+    assert!(retried + cut == 0, "{retried} retried, {cut} cut\n{}", report.table());
+}
+
 /// GET at `HOST:PORT`; the answer's head and body, if its status is 200.
 pub(crate) fn get(address: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
