@@ -43,7 +43,7 @@ struct State {
     /// Gateways of the networks, which are no containers.
     gateways: BTreeSet<IpAddr>,
     /// Containers that are being started and whose addresses are not known yet.
-    starting: usize,
+    starting: BTreeSet<String>,
 }
 
 impl Switch {
@@ -95,7 +95,7 @@ impl Switch {
     /// Starts a container that nobody may reach before it is ready: what calls it is led to another. Names resolve to it from
     /// its start on, and its address is known a moment later; for that long nobody reaches an unknown address of its networks.
     pub(super) async fn start(&self, id: &str, to: &Inspected) -> Result<Inspected> {
-        self.starting(1).await?;
+        self.starting(|starting| starting.insert(id.to_owned())).await?;
         let started = async {
             self.engine.start(id).await?;
             let started = self.engine.inspect(id).await?;
@@ -108,13 +108,13 @@ impl Switch {
             Ok(started)
         };
         let started = started.await;
-        self.starting(-1).await?;
+        self.starting(|starting| starting.remove(id)).await?;
         started
     }
 
-    async fn starting(&self, more: isize) -> Result<()> {
+    async fn starting(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) -> Result<()> {
         let mut state = self.state.lock().await;
-        state.starting = state.starting.saturating_add_signed(more);
+        change(&mut state.starting);
         self.load(&mut state).await
     }
 
@@ -145,6 +145,10 @@ impl Switch {
             return Ok(());
         };
         let mut state = self.state.lock().await;
+        // The engine tells of it before it has answered whoever starts it; known without a lead, its address would be open.
+        if state.starting.contains(&found.id) {
+            return Ok(());
+        }
         let knows = self.add(&mut state, &found);
         let mut moved = false;
         if !state.ours.contains(&found.id) {
@@ -237,7 +241,7 @@ impl Switch {
 
     /// While a container starts, the networks with all addresses on them that are known.
     fn closed(&self, state: &State) -> Vec<ClosedNetwork> {
-        if state.starting == 0 {
+        if state.starting.is_empty() {
             return Vec::new();
         }
         let containers = state.peers.values().flat_map(|peer| peer.addresses.iter().map(|(_, address)| *address));
