@@ -62,7 +62,7 @@ fn names(stack: &Stack) -> Vec<String> {
 
 /// Deploys under load; nobody notices, and at most so many run at once.
 #[track_caller]
-fn nobody_notices(stack: &mut Stack, most: usize, after: &[&str]) -> Finished {
+fn nobody_notices(stack: &mut Stack, most: usize) -> (Vec<String>, Finished) {
     let watch = Watch::begin(stack);
     let streams = requests(stack);
     let (report, finished) = stack.hand_over(streams, &[]);
@@ -70,26 +70,26 @@ fn nobody_notices(stack: &mut Stack, most: usize, after: &[&str]) -> Finished {
     rolled(&finished);
     let seen = watch.most();
     assert!(seen <= most, "{seen} ran at once\n{finished}");
-    assert_eq!(names(stack), after, "{finished}");
-    finished
+    (names(stack), finished)
 }
 
 #[test]
 fn one_more_than_before_runs_when_they_are_replaced_one_by_one() {
     let mut stack = replicas("roll-one", 3, "parallelism: 1");
-    nobody_notices(&mut stack, 4, &["1", "2", "3"]);
+    assert_eq!(nobody_notices(&mut stack, 4).0, ["1", "2", "3"]);
 }
 
 #[test]
 fn two_more_run_when_two_are_replaced_at_once() {
     let mut stack = replicas("roll-two", 3, "parallelism: 2");
-    nobody_notices(&mut stack, 5, &["1", "2", "3"]);
+    assert_eq!(nobody_notices(&mut stack, 5).0, ["1", "2", "3"]);
 }
 
 #[test]
 fn the_delay_between_one_and_the_next_is_kept() {
     let mut stack = replicas("roll-delay", 2, "parallelism: 1, delay: 3s");
-    let finished = nobody_notices(&mut stack, 3, &["1", "2"]);
+    let (names, finished) = nobody_notices(&mut stack, 3);
+    assert_eq!(names, ["1", "2"]);
     let switched = |event: &serde_json::Value| (event["event"] == "switched").then(|| event["at_s"].as_f64())?;
     let at: Vec<f64> = finished.events().iter().filter_map(switched).collect();
     assert_eq!(at.len(), 2, "{finished}");
@@ -100,14 +100,15 @@ fn the_delay_between_one_and_the_next_is_kept() {
 fn more_containers_with_a_new_version() {
     let mut stack = replicas("roll-more", 2, "parallelism: 1");
     stack.set("REPLICAS", "4");
-    nobody_notices(&mut stack, 5, &["1", "2", "3", "4"]);
+    assert_eq!(nobody_notices(&mut stack, 5).0, ["1", "2", "3", "4"]);
 }
 
 #[test]
 fn fewer_containers_with_a_new_version() {
     let mut stack = replicas("roll-fewer", 3, "parallelism: 1");
     stack.set("REPLICAS", "1");
-    nobody_notices(&mut stack, 4, &["1"]);
+    // Which one stays is Compose's choice when all have changed.
+    assert_eq!(nobody_notices(&mut stack, 4).0.len(), 1);
 }
 
 #[test]
