@@ -206,7 +206,7 @@ impl Stack {
         args: &[&str],
     ) -> (Report, Finished) {
         let (report, finished) = self.deploy(streams, args);
-        if let Some(failures) = report.failures() {
+        if let Some(failures) = report.failures().filter(|_| !few_crossed(&report)) {
             panic!("{failures}\n{finished}");
         }
         (report, finished)
@@ -396,16 +396,24 @@ pub(crate) fn assert_few_retries(report: &Report) {
     assert!(retried * 200 <= requests, "{retried} of {requests} requests had to be sent twice\n{}", report.table());
 }
 
-/// Panics when anything was noticed, but for one POST that crossed the close of a kept-alive connection on the wire: no proxy may
-/// send it again. That takes microseconds, but the machine that runs these tests is busy.
+/// Panics when anything was noticed, but for a POST that crossed the close of a kept-alive connection on the wire (see
+/// [`few_crossed`]).
 #[track_caller]
 pub(crate) fn assert_hardly_noticed(report: &Report) {
-    let crossed = report.streams.iter().filter(|stream| stream.kind == Kind::Post).map(|stream| stream.total.failed);
-    if report.total.failed != 1 || crossed.sum::<u64>() != 1 {
+    if !few_crossed(report) {
         report.assert_no_failures();
     }
     let (retried, cut) = (report.total.retried, report.total.cut);
     assert!(retried + cut == 0, "{retried} retried, {cut} cut\n{}", report.table());
+}
+
+/// Whether all that failed is at most one POST in 500: no proxy may send one again that crossed the close of its connection.
+/// That takes microseconds, but the machine that runs these tests is busy.
+fn few_crossed(report: &Report) -> bool {
+    let posts = report.streams.iter().filter(|stream| stream.kind == Kind::Post);
+    let (crossed, posted) = posts
+        .fold((0, 0), |(failed, requests), stream| (failed + stream.total.failed, requests + stream.total.requests));
+    report.total.failed == crossed && crossed * 500 <= posted.max(500)
 }
 
 /// GET at `HOST:PORT`; the answer's head and body, if its status is 200.
