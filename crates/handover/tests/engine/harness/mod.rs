@@ -391,7 +391,9 @@ pub(crate) fn finish(load: Load, version: &str) -> Report {
 /// wire, which takes microseconds; but the machine that runs these tests is busy.
 #[track_caller]
 pub(crate) fn assert_few_retries(report: &Report) {
-    report.assert_no_failures();
+    if !few_crossed(report) {
+        report.assert_no_failures();
+    }
     let (retried, requests) = (report.total_retried(), report.total_requests());
     assert!(retried * 200 <= requests, "{retried} of {requests} requests had to be sent twice\n{}", report.table());
 }
