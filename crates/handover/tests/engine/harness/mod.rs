@@ -395,7 +395,11 @@ pub(crate) fn assert_few_retries(report: &Report) {
         report.assert_no_failures();
     }
     let (retried, requests) = (report.total_retried(), report.total_requests());
-    assert!(retried * 200 <= requests, "{retried} of {requests} requests had to be sent twice\n{}", report.table());
+    assert!(
+        retried * 200 <= requests.max(200),
+        "{retried} of {requests} requests had to be sent twice\n{}",
+        report.table()
+    );
 }
 
 /// Panics when anything was noticed, but for a POST that crossed the close of a kept-alive connection on the wire (see
@@ -411,7 +415,7 @@ pub(crate) fn assert_hardly_noticed(report: &Report) {
 
 /// Whether all that failed is at most one POST in 500: no proxy may send one again that crossed the close of its connection.
 /// That takes microseconds, but the machine that runs these tests is busy.
-fn few_crossed(report: &Report) -> bool {
+pub(crate) fn few_crossed(report: &Report) -> bool {
     let posts = report.streams.iter().filter(|stream| stream.kind == Kind::Post);
     let (crossed, posted) = posts
         .fold((0, 0), |(failed, requests), stream| (failed + stream.total.failed, requests + stream.total.requests));
