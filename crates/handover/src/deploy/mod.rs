@@ -3,12 +3,14 @@
 mod cutover;
 mod drain;
 mod gate;
+mod hand_over;
 mod images;
 mod kept_leads;
 mod load;
 mod lock;
 mod preflight;
 mod replace;
+mod resume;
 mod rolling;
 mod settle;
 mod standin;
@@ -17,7 +19,8 @@ mod switch;
 mod unused;
 
 use handover_core::observation::Observation;
-use handover_core::plan::{Plan, Request, plan as make_plan, selected_services};
+use handover_core::plan::{Plan, Request, StandInPlan, plan as make_plan, selected_services};
+use handover_core::preflight::project_refusals;
 use handover_core::project::Project;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
@@ -27,7 +30,9 @@ use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
 use cutover::Guard;
+use hand_over::HandOver;
 use lock::{Lock, Taken};
+use standin::BringUp;
 use steps::Deploy;
 
 /// Failures of a deploy: what is refused is refused all at once.
@@ -56,23 +61,33 @@ pub(crate) async fn up(
         begun = begin(project_args, args, events) => begun?,
         () = interrupt.asked() => return Err(vec![Failure::new(Exit::Interrupted, "interrupted before anything was done")]),
     };
-    let Some(Begun { compose, engine, project, image, taken, observed, wants_guard }) = begun else {
+    let Some(Begun { compose, engine, project, image, taken, observed, standin }) = begun else {
         events.emit(Event::NothingToDo);
         return Ok(());
     };
     let waited = taken.waited;
-    let (lock, mut guard) = events
-        .step(Step::Helpers, start_helpers(&engine, &project.name, &image, taken, wants_guard && !waited))
-        .await
-        .map_err(one)?;
+    let mut prepared = Prepared::default();
+    if let Some(standin) = standin.filter(|_| !waited) {
+        prepared.bring_up = Some(BringUp::begin(&compose, &engine, &standin, events).map_err(one)?);
+    }
+    let with_guard = prepared.bring_up.is_some();
+    let starting = start_helpers(&engine, &project.name, &image, taken, with_guard);
+    let lock = match events.step(Step::Helpers, starting).await {
+        Ok((lock, guard)) => {
+            prepared.guard = guard;
+            lock
+        }
+        Err(failure) => {
+            prepared.undo(&engine).await;
+            return Err(vec![failure]);
+        }
+    };
     let (session, args) = (lock.session.clone(), args.clone());
     let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
     let near = bridges.flat_map(|network| network.subnets.iter().copied()).collect();
     let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
-    let outcome = deploy_locked(&deploy, observed, &mut guard, waited, interrupt).await;
-    if let Some(not_needed) = guard {
-        let _ = not_needed.remove(&deploy.engine).await;
-    }
+    let outcome = deploy_locked(&deploy, observed, &mut prepared, waited, interrupt).await;
+    prepared.undo(&deploy.engine).await;
     let engine = deploy.engine.clone();
     drop(deploy);
     lock.release(&engine).await;
@@ -91,8 +106,27 @@ struct Begun {
     image: String,
     taken: Taken,
     observed: Observation,
-    /// Whether the plan, as it looks now, has a stand-in.
-    wants_guard: bool,
+    /// The stand-in of the plan as it looks now, if nothing has to be done before it is brought up.
+    standin: Option<StandInPlan>,
+}
+
+/// What is begun beside the helpers where the plan has a stand-in: later it would make the way to it longer.
+#[derive(Default)]
+struct Prepared {
+    guard: Option<Guard>,
+    bring_up: Option<BringUp>,
+}
+
+impl Prepared {
+    /// Takes away what was not needed. May be repeated.
+    async fn undo(&mut self, engine: &Engine) {
+        if let Some(bring_up) = self.bring_up.take() {
+            let _ = bring_up.give_up(engine).await;
+        }
+        if let Some(guard) = self.guard.take() {
+            let _ = guard.remove(engine).await;
+        }
+    }
 }
 
 /// Everything before the lock is taken, and taking it; `None` if there is nothing to do. May be given up at any time.
@@ -119,8 +153,10 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         Ok((image, taken))
     };
     let (image, taken) = events.step(Step::Lock, locking).await.map_err(one)?;
-    let wants_guard = first.standin.is_some() && !left_by_earlier_run(&observed);
-    Ok(Some(Begun { compose, engine, project, image, taken, observed, wants_guard }))
+    let nothing_first = !first.create_resources && first.create_first.is_empty() && !left_by_earlier_run(&observed);
+    let allowed = nothing_first && project_refusals(&project, &first, &observed).is_empty();
+    let standin = first.standin.filter(|_| allowed);
+    Ok(Some(Begun { compose, engine, project, image, taken, observed, standin }))
 }
 
 /// Starts the session helper and, beside it, the guard: later it would slow the stand-in's start down. Not to be given up
@@ -152,7 +188,7 @@ async fn start_helpers(
 async fn deploy_locked(
     deploy: &Deploy,
     mut observed: Observation,
-    guard: &mut Option<Guard>,
+    prepared: &mut Prepared,
     waited: bool,
     interrupt: &Interrupt,
 ) -> Outcome<Proof> {
@@ -183,11 +219,9 @@ async fn deploy_locked(
     let mut proof = match &plan.standin {
         _ if plan.is_empty() => Proof::default(),
         Some(standin) => {
-            let guard = match guard.take() {
-                Some(guard) => guard,
-                None => Guard::start(&deploy.engine, &deploy.project.name, &deploy.image).await.map_err(one)?,
-            };
-            deploy.hand_over(&plan, standin, &observed, &host, guard, interrupt).await.map_err(one)?
+            let plan = &plan;
+            let road = HandOver { deploy, plan, standin, observed: &observed, host: &host, interrupt };
+            road.run(prepared).await.map_err(one)?
         }
         None => deploy.settle_without_standin(&plan, &observed, interrupt).await.map_err(one)?,
     };

@@ -2,26 +2,49 @@
 
 use handover_core::plan::StandInPlan;
 use handover_core::standin;
+use tokio::task::JoinHandle;
 
 use crate::compose::Compose;
 use crate::engine::Engine;
+use crate::engine_proxy::{EngineProxy, MayStart};
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
-/// Brings up the stand-in and returns the ids of its containers. May be repeated.
-pub(crate) async fn bring_up(
-    compose: &Compose,
-    engine: &Engine,
-    plan: &StandInPlan,
-    events: &Events,
-) -> Result<Vec<String>> {
-    let document = plan.document.to_string();
-    compose
-        .up_document(&plan.project, &document, events)
-        .await
-        .map_err(|words| Failure::new(Exit::DeployFailed, "the stand-in could not be brought up").because(words))?;
-    let containers = engine.containers_of_project(&plan.project).await?;
-    Ok(containers.into_iter().map(|(id, _)| id).collect())
+/// A stand-in on its way: Compose makes its containers, and none of them is started before [`BringUp::finish`].
+pub(super) struct BringUp {
+    project: String,
+    may_start: MayStart,
+    compose: JoinHandle<std::result::Result<(), String>>,
+    proxy: EngineProxy,
+}
+
+impl BringUp {
+    /// Begins. A stand-in that is there already is brought up to what is wanted.
+    pub(super) fn begin(compose: &Compose, engine: &Engine, plan: &StandInPlan, events: &Events) -> Result<Self> {
+        let (proxy, may_start) = EngineProxy::holding_starts(engine)?;
+        let compose = compose.through(proxy.host());
+        let (project, document, events) = (plan.project.clone(), plan.document.to_string(), events.clone());
+        let compose = tokio::spawn(async move { compose.up_document(&project, &document, &events).await });
+        Ok(Self { project: plan.project.clone(), may_start, compose, proxy })
+    }
+
+    /// Lets the containers start; their ids, once Compose is through.
+    pub(super) async fn finish(self, engine: &Engine) -> Result<Vec<String>> {
+        self.may_start.say();
+        let up = self.compose.await.unwrap_or_else(|error| Err(error.to_string()));
+        drop(self.proxy);
+        up.map_err(|words| Failure::new(Exit::DeployFailed, "the stand-in could not be brought up").because(words))?;
+        let containers = engine.containers_of_project(&self.project).await?;
+        Ok(containers.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Lets nothing start, waits until Compose has given up, and removes what it has made.
+    pub(super) async fn give_up(self, engine: &Engine) -> Result<()> {
+        drop(self.may_start);
+        // It fails at the first start; nothing that it makes may come after the look at what is to be removed.
+        let _ = self.compose.await;
+        remove(engine, &self.project, &[]).await
+    }
 }
 
 /// Log lines of the first stand-in container that ended with an error, for a bring-up that failed.

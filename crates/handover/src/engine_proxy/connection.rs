@@ -80,8 +80,14 @@ impl Connection {
         }
     }
 
-    /// Waits for the deploy's word where a call would end a held container.
+    /// Waits for the deploy's word where a call would end a held container, or start one while none may be started.
     async fn hold(&self, call: Option<&WireCall>) -> Held {
+        if let Some(WireCall::Start { .. }) = call {
+            return match self.shared.starts.clone().wait_for(|may_start| *may_start).await {
+                Ok(_) => Held::Pass(None),
+                Err(_) => Held::Answer(said(StatusCode::CONFLICT, "the deploy has ended before anything was started")),
+            };
+        }
         let Some(WireCall::End { ending, container }) = call else {
             return Held::Pass(None);
         };

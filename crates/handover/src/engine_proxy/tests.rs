@@ -29,8 +29,18 @@ fn setup() -> Setup {
     let engine = UnixListener::bind(&socket).unwrap();
     let held =
         Containers::holding([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
-    let (proxy, calls) = EngineProxy::to_socket(&socket, held).unwrap();
+    let (_, starts) = watch::channel(true);
+    let (proxy, calls) = EngineProxy::to_socket(&socket, held, starts).unwrap();
     Setup { proxy, calls, engine, directory }
+}
+
+/// One that starts nothing before the word.
+fn setup_holding_starts() -> (Setup, MayStart) {
+    let setup = setup();
+    let (may_start, starts) = watch::channel(false);
+    let socket = setup.directory.path().join("fake.sock");
+    let (proxy, calls) = EngineProxy::to_socket(&socket, Containers::default(), starts).unwrap();
+    (Setup { proxy, calls, ..setup }, MayStart(may_start))
 }
 
 impl Setup {
@@ -405,6 +415,31 @@ async fn starts_and_renames_are_told_once_they_are_done() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn containers_are_made_before_the_word_and_started_after_it() {
+    let (setup, may_start) = setup_holding_starts();
+    let mut starting = setup.client_that_says(&post(&format!("/containers/{NEW}/start"))).await;
+    let mut making = setup.client_that_says(&post("/containers/create?name=shop-web-1")).await;
+    let mut engine = setup.engine().await;
+    assert!(head(&mut engine).await.starts_with("POST /containers/create?name=shop-web-1 "));
+    say(&mut engine, EMPTY).await;
+    head(&mut making).await;
+    may_start.say();
+    let mut engine = setup.engine().await;
+    assert!(head(&mut engine).await.starts_with(&format!("POST /containers/{NEW}/start ")));
+    say(&mut engine, EMPTY).await;
+    assert!(head(&mut starting).await.starts_with("HTTP/1.1 204 "));
+}
+
+#[tokio::test]
+async fn without_the_word_nothing_is_started() {
+    let (setup, may_start) = setup_holding_starts();
+    let mut starting = setup.client_that_says(&post(&format!("/containers/{NEW}/start"))).await;
+    drop(may_start);
+    assert!(head(&mut starting).await.starts_with("HTTP/1.1 409 "));
+    setup.engine_has_heard_nothing().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,190 @@
+//! The road of a stand-in, from its start to its end, and the ways back.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use handover_core::observation::Observation;
+use handover_core::plan::{Plan, StandInPlan};
+use handover_core::switch::PortLead;
+
+use super::cutover::{Guard, port_table};
+use super::drain::Drains;
+use super::gate::ContainerEvents;
+use super::preflight::Host;
+use super::standin::BringUp;
+use super::steps::{Deploy, unfinished};
+use super::{Prepared, settle, standin};
+use crate::engine::Inspected;
+use crate::event::{DrainSummary, Event, Proof, Step};
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt::Interrupt;
+
+/// The road of one stand-in.
+pub(super) struct HandOver<'a> {
+    pub(super) deploy: &'a Deploy,
+    pub(super) plan: &'a Plan,
+    pub(super) standin: &'a StandInPlan,
+    pub(super) observed: &'a Observation,
+    pub(super) host: &'a Host,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// Where traffic has moved to the stand-in.
+struct Moved {
+    /// The containers that held the fixed ports, with their service.
+    old: Vec<(String, Inspected)>,
+    /// What listens to their connections.
+    drains: Drains,
+    /// The stand-in's containers.
+    containers: Vec<Inspected>,
+    leads: Vec<PortLead>,
+}
+
+impl HandOver<'_> {
+    /// From the stand-in's start to its end.
+    pub(super) async fn run(&self, prepared: &mut Prepared) -> Result<Proof> {
+        let Self { deploy, plan, standin, observed, .. } = self;
+        let guard = match prepared.guard.take() {
+            Some(guard) => guard,
+            None => Guard::start(&deploy.engine, &deploy.project.name, &deploy.image).await?,
+        };
+        let mut changes: ContainerEvents = deploy.engine.container_events(&standin.project).boxed();
+        let moving = self.move_traffic(prepared.bring_up.take(), &guard, &mut changes).await;
+        let Moved { old, drains, containers, leads } = match moving {
+            Ok(moved) => moved,
+            Err(failure) => return Err(self.remove_standin_after(failure, guard).await),
+        };
+        let ids: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
+        deploy.events.emit(Event::Live);
+        let live = deploy.events.elapsed();
+
+        // The old containers are still warm: if the stand-in fails now, deleting the rules brings them back at once.
+        let gate = deploy.gate(observed);
+        let requests = drains.requests();
+        let watched = tokio::select! {
+            failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
+            watched = deploy.events.step(Step::Drain, self.drain_and_monitor(drains)) => watched,
+        };
+        let mut proof = Proof { live: Some(live), ..Proof::default() };
+        match watched {
+            Ok(drained) => proof.drained.add(&drained),
+            Err(failure) => {
+                Drains::give_up(&deploy.session, &requests);
+                let back = deploy.cut_back(guard, standin, &leads, &mut proof);
+                deploy.note_what_is_left(deploy.events.step(Step::Back, back).await);
+                return Err(failure);
+            }
+        }
+        if self.interrupt.is_asked() {
+            deploy.events.emit(Event::Note("traffic has moved already: the deploy goes on to its end".to_owned()));
+        }
+        // Nothing after this can go back; everything after this is invisible to clients, and is finished by the next run if
+        // this one ends.
+        let finished = async {
+            deploy.stop_old(standin, observed, &old).await?;
+            deploy.settle(plan, observed, self.interrupt, &mut proof).await?;
+            let services: Vec<&str> = plan.settled_services().collect();
+            deploy.gate_real(&services, observed).await?;
+            deploy.cut_back(guard, standin, &leads, &mut proof).await?;
+            settle::remove_renewed_volumes(&deploy.engine, &plan.renew).await;
+            Ok(())
+        };
+        finished.await.map_err(unfinished)?;
+        Ok(proof)
+    }
+
+    /// Until traffic has moved. Until cutover the old version serves and is not touched.
+    async fn move_traffic(
+        &self,
+        bring_up: Option<BringUp>,
+        guard: &Guard,
+        changes: &mut ContainerEvents,
+    ) -> Result<Moved> {
+        let old = self.deploy.entry_containers(self.standin, self.observed).await?;
+        let drains = Drains::listen(self.deploy, &old)?;
+        let moving = async {
+            let containers = self.raise(bring_up, changes).await?;
+            let leads = self.deploy.events.step(Step::Cutover, self.cut_over(&containers, guard)).await?;
+            Ok((containers, leads))
+        };
+        match moving.await {
+            Ok((containers, leads)) => Ok(Moved { old, drains, containers, leads }),
+            Err(failure) => {
+                Drains::give_up(&self.deploy.session, &drains.requests());
+                Err(failure)
+            }
+        }
+    }
+
+    /// Brings up and gates the stand-in.
+    async fn raise(&self, bring_up: Option<BringUp>, changes: &mut ContainerEvents) -> Result<Vec<Inspected>> {
+        let Self { deploy: Deploy { compose, engine, events, .. }, plan, standin, observed, interrupt, .. } = self;
+        let bring_up = match bring_up {
+            Some(bring_up) => bring_up,
+            None => {
+                settle::create_first(compose, plan, standin, events).await?;
+                BringUp::begin(compose, engine, standin, events)?
+            }
+        };
+        let ids = match events.step(Step::StandIn, bring_up.finish(engine)).await {
+            Ok(ids) => ids,
+            Err(mut failure) => {
+                failure.logs = standin::logs_of_failed(engine, &standin.project).await;
+                return Err(failure);
+            }
+        };
+        let gate = self.deploy.gate(observed);
+        tokio::select! {
+            () = interrupt.asked() => Err(Failure::new(Exit::Interrupted, "interrupted before traffic moved")),
+            passed = events.step(Step::Gate, gate.pass(&ids, changes)) => passed,
+        }
+    }
+
+    async fn cut_over(&self, containers: &[Inspected], guard: &Guard) -> Result<Vec<PortLead>> {
+        let Self { deploy, standin, observed, host, .. } = self;
+        let table = port_table(&deploy.project.name, standin, containers, observed, host, &deploy.session).await?;
+        let leads = table.leads.clone();
+        guard.load(table).await?;
+        Ok(leads)
+    }
+
+    /// Lets what is under way with the old containers end, and watches at least as long as the services' `monitor` says.
+    async fn drain_and_monitor(&self, drains: Drains) -> Result<DrainSummary> {
+        let Deploy { project, session, events, .. } = self.deploy;
+        let members = self.standin.tiers.iter().flatten().filter_map(|name| project.services.get(name));
+        let monitor = members.map(|service| service.update.monitor).fold(0.0, f64::max);
+        let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
+        let _waiting = events.waiting();
+        let drained = drains.finish(session, events);
+        let (drained, (), named) = tokio::join!(drained, monitored, self.plan_names_all());
+        named?;
+        drained
+    }
+
+    /// Asks Compose itself, while the old containers still run, whether it would recreate what the plan leaves alone.
+    async fn plan_names_all(&self) -> Result<()> {
+        let Deploy { args, compose, events, .. } = self.deploy;
+        if args.plan.force_recreate {
+            return Ok(());
+        }
+        let recreated = compose.would_recreate(&args.plan.services, events).await?;
+        let not_named = self.plan.not_named(&recreated, self.observed);
+        if not_named.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Host, format!("Compose would also recreate {}", not_named.join(", ")))
+            .because("the plan does not name it, so its restart would be an interruption that nobody agreed to")
+            .hint("another version of Compose may have made it: docker compose up -d once with this version, or --force-recreate"))
+    }
+
+    /// The way back before anything of the user's was touched: traffic to the old containers, stand-in and guard away.
+    async fn remove_standin_after(&self, failure: Failure, guard: Guard) -> Failure {
+        let Deploy { engine, events, .. } = self.deploy;
+        let back = async {
+            guard.remove(engine).await?;
+            standin::remove(engine, &self.standin.project, &self.standin.tiers).await
+        };
+        self.deploy.note_what_is_left(events.step(Step::Back, back).await);
+        failure
+    }
+}
