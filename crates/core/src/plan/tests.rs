@@ -340,23 +340,45 @@ fn a_container_of_another_project_on_its_network_is_evidence_that_it_is_used() {
 
 #[test]
 fn what_cannot_run_twice_is_not_rolled_without_consent() {
-    for (more, words) in [
-        (r#""deploy":{"update_config":{"order":"stop-first"}}"#, "stop-first"),
-        (r#""post_start":[{"command":["x"]}]"#, "post_start"),
-        (r#""configs":[{"source":"c","target":"/c"}]"#, "configs c"),
+    let plan = announced_and_changed(r#""deploy":{"update_config":{"order":"stop-first"}}"#);
+    assert_eq!(action_of(&plan, "web"), Action::InPlace);
+    assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
+    assert!(plan.services[0].reason.contains("stop-first"), "{}", plan.services[0].reason);
+}
+
+#[test]
+fn what_compose_does_only_when_it_starts_a_container_itself_is_left_to_it() {
+    for (more, starts) in [
+        (r#""post_start":[{"command":["x"]}]"#, Some(ComposeStarts::Hooks)),
+        (r#""post_start":[]"#, None),
+        (r#""configs":[{"source":"inline","target":"/c"}]"#, Some(ComposeStarts::Files)),
+        (r#""configs":[{"source":"file","target":"/c"}]"#, None),
+        (r#""secrets":[{"source":"variable","target":"/s"}]"#, Some(ComposeStarts::Files)),
+        (r#""use_api_socket":true"#, Some(ComposeStarts::Files)),
     ] {
-        let json = format!(
-            r#"{{"name":"p","services":{{"web":{{"image":"w:1","labels":{{"traefik.enable":"true"}},"networks":{{"default":null}},{more}}}}},
-            "networks":{{"default":{{"name":"d"}}}},"configs":{{"c":{{"content":"x"}}}}}}"#
-        );
-        let project = parse(&json);
-        let mut observed = settled(&project);
-        new_image(&mut observed, "w:1");
-        let plan = plan(&project, &observed, &Request::default());
-        assert_eq!(action_of(&plan, "web"), Action::InPlace);
-        assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
-        assert!(plan.services[0].reason.contains(words), "{}", plan.services[0].reason);
+        let plan = announced_and_changed(more);
+        assert_eq!(action_of(&plan, "web"), Action::Rolling, "{more}");
+        assert_eq!(plan.rolling[0].compose_starts, starts, "{more}");
     }
+}
+
+/// The plan for a service that Traefik finds, has these keys, too, and has a new image.
+fn announced_and_changed(more: &str) -> Plan {
+    let json = format!(
+        r#"{{"name":"p","services":{{"web":{{"image":"w:1","labels":{{"traefik.enable":"true"}},"networks":{{"default":null}},{more}}}}},
+        "networks":{{"default":{{"name":"d"}}}},"configs":{{"inline":{{"content":"x"}},"file":{{"file":"/x"}}}},
+        "secrets":{{"variable":{{"environment":"X"}}}}}}"#
+    );
+    let project = parse(&json);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "w:1");
+    plan(&project, &observed, &Request::default())
+}
+
+#[test]
+fn another_number_of_containers_is_told_in_whole_words() {
+    assert_eq!(number_reason(1, 3), "there is 1 container, and 3 are wanted");
+    assert_eq!(number_reason(3, 1), "there are 3 containers, and 1 is wanted");
 }
 
 #[test]

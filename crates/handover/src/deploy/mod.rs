@@ -1,5 +1,6 @@
 //! A deploy. [`up`] reads like the runbook; each stage has a file of its own.
 
+mod compose_starts;
 mod cutover;
 mod drain;
 mod gate;
@@ -9,6 +10,7 @@ mod load;
 mod lock;
 mod preflight;
 mod replace;
+mod roll_back;
 mod rolling;
 mod settle;
 mod standin;

@@ -4,8 +4,10 @@
 //! their half-close, header names as they are written. One connection to the engine for each of the client's, used again for its
 //! next request. A client that goes takes its connection to the engine with it.
 //!
-//! Only the calls of [`handover_core::wire`] are looked at. A call that would end a *held* container waits for the deploy's
-//! word; without one it is refused, so that nothing that goes wrong on our side stops a container.
+//! Only the calls of [`handover_core::wire`] are looked at. A call that would end a *held* container, or start or rename one that
+//! Compose has made under way, waits for the deploy's word; without one it is refused, so that nothing that goes wrong on our side
+//! stops a container. Of what the deploy says is done in its own way Compose hears success, and of a container that is kept so,
+//! nothing more.
 //!
 //! Not passed on: a hijacked connection that does not ask for an upgrade (no client since Docker 1.10 does so), and a request
 //! line longer than 64 KiB. `Expect: 100-continue` is answered here, when the engine's connection takes the body.
@@ -28,7 +30,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure, Result};
 
-pub(crate) use held::HeldCall;
+pub(crate) use held::{HeldCall, Wants};
 
 /// A socket that leads to the engine. Dropping it ends it: connections are cut, what is held is never passed.
 #[derive(Debug)]
@@ -52,15 +54,10 @@ pub(crate) enum Call {
         /// Full id of the held container that it is to replace, by its temporary name.
         replaces: Option<String>,
     },
-    /// Compose wants to end a held container and waits for the word.
+    /// Compose wants to end a held container, or to start or rename one that it has made, and waits for the word.
     Held(HeldCall),
     /// The engine has renamed a container. Told before Compose hears of it.
     Renamed {
-        /// Full id of one that is held or was made under way; of another whatever Compose calls it.
-        id: String,
-    },
-    /// The engine has started a container, or it ran already. Told before Compose hears of it.
-    Started {
         /// Full id of one that is held or was made under way; of another whatever Compose calls it.
         id: String,
     },
