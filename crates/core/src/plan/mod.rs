@@ -4,6 +4,7 @@
 
 pub mod change;
 pub mod doubling;
+pub mod evidence;
 mod group;
 pub mod references;
 mod rolling;

@@ -155,6 +155,28 @@ fn a_store_that_changes_is_refused_until_the_user_says_share_or_own() {
 }
 
 #[test]
+fn what_was_seen_is_told_with_the_refusal_and_the_likelier_answer_first() {
+    use crate::plan::doubling::{paths_asked_about, with_evidence};
+    use crate::plan::evidence::MountSeen;
+
+    let project = parse(&STACK.replace("redis:1", "shop:1"));
+    let mut observed = settled(&project);
+    new_image(&mut observed, "shop:1");
+    let refusal = &plan(&project, &observed, &Request::default()).refusals[0];
+    assert_eq!(paths_asked_about(refusal, &project, &observed), ["/data"]);
+    let other = Refusal { what: "its restart would interrupt whoever uses it".into(), ..refusal.clone() };
+    assert_eq!(paths_asked_about(&other, &project, &observed), Vec::<String>::new());
+
+    let first = |refusal: &Refusal| refusal.hint.find("own").unwrap() < refusal.hint.find("share").unwrap();
+    assert!(!first(refusal), "{}", refusal.hint);
+    let held = MountSeen { target: "/data".into(), in_use: 2, ..Default::default() };
+    let told = with_evidence(refusal, &project, &observed, &[held]);
+    assert!(first(&told), "{}", told.hint);
+    assert!(told.why.ends_with("may corrupt that\nseen now: 2 more below /data"), "{}", told.why);
+    assert_eq!(with_evidence(refusal, &project, &observed, &[]), *refusal);
+}
+
+#[test]
 fn the_first_deploy_is_composes_own() {
     let project = parse(STACK);
     let plan = plan(&project, &Observation { architecture: "amd64".into(), ..Default::default() }, &Request::default());

@@ -2,6 +2,7 @@
 
 mod cutover;
 mod drain;
+mod evidence;
 mod gate;
 mod images;
 mod kept_leads;
@@ -38,7 +39,9 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
     let compose = Compose::new(project_args.clone());
     let (project, engine) = load::load(&compose, &project_args, events).await.map_err(one)?;
     let observed = observe(&compose, &engine, &project, args.remove_orphans).await?;
-    Ok(make_plan(&project, &observed, &request(args)))
+    let mut plan = make_plan(&project, &observed, &request(args));
+    evidence::add(&mut plan, &project, &observed, &engine).await;
+    Ok(plan)
 }
 
 /// `docker compose up -d`, and no client notices.
@@ -109,7 +112,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         observed = observe(&compose, &engine, &project, request.remove_orphans).await?;
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
-    let first = planned(&project, &observed, &request)?;
+    let first = planned(&engine, &project, &observed, &request).await?;
     if first.is_empty() && !left_by_earlier_run(&observed) {
         return Ok(None);
     }
@@ -169,7 +172,7 @@ async fn deploy_locked(
         deploy.finish_earlier_run(&observed).await.map_err(one)?;
         observed = deploy.observe().await?;
     }
-    let plan = planned(&deploy.project, &observed, request)?;
+    let plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
     events.emit(Event::Planned(Box::new(plan.clone())));
     let host =
         events.step(Step::Preflight, preflight::check(&deploy.project, &plan, &observed, &deploy.session)).await?;
@@ -197,8 +200,9 @@ async fn deploy_locked(
     Ok(proof)
 }
 
-fn planned(project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
-    let plan = make_plan(project, observed, request);
+async fn planned(engine: &Engine, project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
+    let mut plan = make_plan(project, observed, request);
+    evidence::add(&mut plan, project, observed, engine).await;
     if plan.refusals.is_empty() { Ok(plan) } else { Err(Failure::refused(&plan.refusals)) }
 }
 
