@@ -127,7 +127,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
 }
 
 /// Starts the session helper and, beside it, the guard: later it would slow the stand-in's start down. Not to be given up
-/// half-way. If one of the two fails, neither is left.
+/// half-way. If the session helper fails, neither is left.
 async fn start_helpers(
     engine: &Engine,
     project: &str,
@@ -139,10 +139,8 @@ async fn start_helpers(
     let (lock, guard) = tokio::join!(taken.start(engine), guard);
     match (lock, guard) {
         (Ok(lock), Ok(guard)) => Ok((lock, guard)),
-        (Ok(lock), Err(failure)) => {
-            lock.release(engine).await;
-            Err(failure)
-        }
+        // Preflight tells better what is missing; if nothing is, the guard is started again, and tells itself.
+        (Ok(lock), Err(_)) => Ok((lock, None)),
         (Err(failure), Ok(Some(guard))) => {
             let _ = guard.remove(engine).await;
             Err(failure)

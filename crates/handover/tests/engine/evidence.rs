@@ -17,7 +17,7 @@ services:
         import fcntl, http.server
         file = open("/data/shop.db", "w")
         fcntl.lockf(file, fcntl.LOCK_EX)
-        http.server.test(http.server.SimpleHTTPRequestHandler, port=80)
+        http.server.test(http.server.SimpleHTTPRequestHandler, protocol="HTTP/1.1", port=80)
     ports: ["${PORT}:80"]
     volumes: ["locked:/data"]
   writer:
