@@ -1,6 +1,7 @@
 //! What can be refused before anything moves: images that cannot run here, names and ports that others hold, a kernel that
 //! cannot lead ports.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::observation::{Binding, Observation};
@@ -76,27 +77,27 @@ pub fn project_refusals(project: &Project, plan: &Plan, observed: &Observation) 
 /// Refusals that come from the host.
 pub fn host_refusals(project: &Project, plan: &Plan, observed: &Observation, host: &HostFacts) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    if let Some(why) = host.cannot_lead_ports.as_ref().filter(|_| plan.standin.is_some()) {
+    if let (Some(why), Some(standin)) = (&host.cannot_lead_ports, &plan.standin) {
+        let entries: BTreeSet<&str> = standin.ports.iter().map(|(service, _)| service.as_str()).collect();
         refusals.push(Refusal {
             kind: RefusalKind::Host,
             service: None,
             what: "published ports cannot be led to a stand-in here".to_owned(),
             why: why.clone(),
-            hint: "docker compose up -d still works, with its interruption; what handover needs is in its README under Limits"
-                .to_owned(),
+            hint: format!(
+                "{}\nor deploy with docker compose up -d; what handover needs is in its README under Limits",
+                in_place_hint(entries)
+            ),
         });
     }
-    if let (Some(why), Some(rolling)) = (&host.cannot_lead_peers, plan.rolling.first()) {
+    if let Some(why) = host.cannot_lead_peers.as_ref().filter(|_| !plan.rolling.is_empty()) {
         let services: Vec<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         refusals.push(Refusal {
             kind: RefusalKind::Host,
             service: None,
             what: format!("{} cannot be rolled here", services.join(", ")),
             why: why.clone(),
-            hint: format!(
-                "restart in place, with an interruption:\n  x-handover:\n    services:\n      {}: {{ strategy: in-place }}",
-                rolling.service
-            ),
+            hint: in_place_hint(services),
         });
     }
     for service in moving_services(project, plan) {
@@ -115,6 +116,12 @@ pub fn host_refusals(project: &Project, plan: &Plan, observed: &Observation, hos
         }
     }
     refusals
+}
+
+/// What works wherever Compose does.
+fn in_place_hint<'a>(services: impl IntoIterator<Item = &'a str>) -> String {
+    let lines = services.into_iter().map(|service| format!("\n      {service}: {{ strategy: in-place }}"));
+    format!("restart in place, with an interruption:\n  x-handover:\n    services:{}", lines.collect::<String>())
 }
 
 fn moving_services<'a>(project: &'a Project, plan: &'a Plan) -> impl Iterator<Item = &'a crate::project::Service> {

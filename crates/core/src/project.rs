@@ -72,6 +72,8 @@ pub struct Service {
     pub environment: Vec<String>,
     /// `deploy.update_config`.
     pub update: UpdateConfig,
+    /// `deploy.rollback_config`: how containers go back that were replaced.
+    pub rollback: UpdateConfig,
     /// The service as Compose printed it, with every `$` still doubled.
     pub raw: Map<String, Value>,
 }
@@ -337,10 +339,11 @@ struct WireMount {
     read_only: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct WireDeploy {
     replicas: Option<u32>,
     update_config: Option<WireUpdateConfig>,
+    rollback_config: Option<WireUpdateConfig>,
 }
 
 impl WireService {
@@ -360,7 +363,7 @@ impl WireService {
         for port in self.ports {
             ports.push(port.into_port(name)?);
         }
-        let deploy = self.deploy;
+        let deploy = self.deploy.unwrap_or_default();
         Ok(Service {
             name: name.to_owned(),
             image: self.image.unwrap_or_else(|| format!("{project}{separator}{name}")),
@@ -368,7 +371,7 @@ impl WireService {
             pull_policy: self.pull_policy,
             platform: self.platform,
             container_name: self.container_name,
-            replicas: deploy.as_ref().and_then(|deploy| deploy.replicas).or(self.scale).unwrap_or(1),
+            replicas: deploy.replicas.or(self.scale).unwrap_or(1),
             ports,
             expose: self.expose.iter().filter_map(exposed_port).collect(),
             depends_on: self
@@ -392,7 +395,8 @@ impl WireService {
             volumes_from: self.volumes_from,
             labels: self.labels.into_keys().collect(),
             environment: self.environment.into_keys().collect(),
-            update: deploy.and_then(|deploy| deploy.update_config).map(UpdateConfig::from).unwrap_or_default(),
+            update: deploy.update_config.map(UpdateConfig::from).unwrap_or_default(),
+            rollback: deploy.rollback_config.map(UpdateConfig::from).unwrap_or_default(),
             raw,
         })
     }

@@ -14,6 +14,13 @@ pub fn temporary_name(name: &str) -> Option<(&str, &str)> {
     (is_id && !final_name.is_empty()).then_some((prefix, final_name))
 }
 
+/// The name that a container has while it is kept until it is known whether it is needed again: as Compose names the one that
+/// replaces another, but after the one that has replaced it. So what is left of a run that ended is a half-replaced pair, too, and
+/// [`mend`] says the same of it: while the new one runs, the kept one is removed.
+pub fn name_aside(replaced_by: &str, final_name: &str) -> String {
+    format!("{}_{final_name}", replaced_by.get(..PREFIX).unwrap_or(replaced_by))
+}
+
 /// The replacements of one service: what waits, what is under way, what came of it.
 #[derive(Clone, Debug)]
 pub struct Batches<T> {
@@ -55,6 +62,16 @@ impl<T> Batches<T> {
         self.under_way = self.under_way.saturating_sub(1);
         self.failed += usize::from(!well);
         self.delayed = self.under_way == 0 && self.update.delay > 0.0;
+    }
+
+    /// One that is more than there were has failed.
+    pub fn newcomer_failed(&mut self) {
+        self.failed += 1;
+    }
+
+    /// Whether so many have failed that those that were replaced go back.
+    pub fn goes_back(&self) -> bool {
+        self.update.rolls_back() && !self.update.goes_on(self.failed, self.all)
     }
 
     /// The time that [`Next::Delay`] asked for has passed.
@@ -119,6 +136,7 @@ pub fn mend(old: Half, new: Half) -> Mend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::update_config::FailureAction;
 
     fn batches(parallelism: Option<usize>, waiting: u32) -> Batches<u32> {
         let update = UpdateConfig { parallelism, ..UpdateConfig::default() };
@@ -157,6 +175,28 @@ mod tests {
         three.ended(false);
         assert_eq!(three.what_next(), Next::GiveUp(vec![2, 3]));
         assert_eq!(three.what_next(), Next::Nothing);
+    }
+
+    #[test]
+    fn only_where_it_is_wanted_and_too_many_fail_do_the_others_go_back() {
+        let mut tolerant = UpdateConfig { max_failure_ratio: 0.25, ..UpdateConfig::default() };
+        let mut pauses = Batches::<u32>::new(tolerant.clone(), 4);
+        tolerant.failure_action = FailureAction::Rollback;
+        let mut back = Batches::<u32>::new(tolerant, 4);
+        back.ended(false);
+        assert!(!back.goes_back());
+        back.newcomer_failed();
+        assert!(back.goes_back());
+        pauses.ended(false);
+        pauses.ended(false);
+        assert!(!pauses.goes_back());
+    }
+
+    #[test]
+    fn one_that_is_kept_is_named_after_the_one_that_has_replaced_it() {
+        let aside = name_aside("aaaaaaaaaaaa00000000", "shop-web-1");
+        assert_eq!(aside, "aaaaaaaaaaaa_shop-web-1");
+        assert_eq!(temporary_name(&aside), Some(("aaaaaaaaaaaa", "shop-web-1")));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `deploy.update_config` of the Compose specification: how the containers of a service are replaced.
+//! `deploy.update_config` and `deploy.rollback_config` of the Compose specification: how the containers of a service are
+//! replaced, and how they are taken back.
 
 use serde::Deserialize;
 
@@ -68,6 +69,11 @@ impl UpdateConfig {
         let within = f64::from(u32::try_from(failed).unwrap_or(u32::MAX))
             <= self.max_failure_ratio * f64::from(u32::try_from(all).unwrap_or(u32::MAX));
         failed == 0 || within || self.failure_action == FailureAction::Continue
+    }
+
+    /// Whether those that were replaced go back to the old version when too many fail.
+    pub fn rolls_back(&self) -> bool {
+        self.failure_action == FailureAction::Rollback
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! **Measured** with Compose 2.26.1 and 2.40.3, for all replicas side by side: create `<first 12 of the old id>_<final name>`,
 //! stop the old one by its full id, remove it, rename the new one (2.26 by its id, 2.40 by its temporary name), and, when all are through, start those that do not run yet.
-//! From source: Compose 5 removes with force, so a remove can be the first that an old container hears of it.
+//! From source: Compose 5 removes with force, so a remove can be the first that an old container hears of it. Before it starts what
+//! does not run, Compose lists the project's containers once more.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 /// Fewest digits of an id that are taken for one. The engine prints that many, and nobody names a container so.
 const SHORT_ID: usize = 12;
@@ -36,6 +39,8 @@ pub enum WireCall {
         /// The new name.
         name: String,
     },
+    /// Containers are listed.
+    List,
 }
 
 /// How a call ends a container.
@@ -59,6 +64,7 @@ pub fn recognise(method: &str, path: &str, query: Option<&str>) -> Option<WireCa
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let end = |ending, container: &str| Some(WireCall::End { ending, container: unrooted(container) });
     match (method, segments.as_slice()) {
+        ("GET", ["containers", "json"]) => Some(WireCall::List),
         ("POST", ["containers", "create"]) => Some(WireCall::Create { name: parameter(query?, "name")? }),
         ("POST", ["containers", container, "start"]) => Some(WireCall::Start { container: unrooted(container) }),
         ("POST", ["containers", container, "stop"]) => end(Ending::Stop, container),
@@ -120,13 +126,15 @@ pub struct Containers {
     names: BTreeMap<String, String>,
     /// Ids.
     held: BTreeSet<String>,
+    /// Ids of those that are there, and that Compose takes for removed.
+    hidden: BTreeSet<String>,
 }
 
 impl Containers {
     /// Holds running containers, by their full id, with the name that each has now.
     pub fn holding(names: impl IntoIterator<Item = (String, String)>) -> Self {
         let names: BTreeMap<String, String> = names.into_iter().map(|(id, name)| (id, unrooted(&name))).collect();
-        Self { held: names.keys().cloned().collect(), names }
+        Self { held: names.keys().cloned().collect(), names, hidden: BTreeSet::new() }
     }
 
     /// Full id of the container that a call means: by its id, its name, or the beginning of its id (12 digits and more) where
@@ -152,6 +160,11 @@ impl Containers {
         self.id(container).filter(|id| self.held.contains(*id))
     }
 
+    /// Full id of the container that a call means and that was made under way.
+    pub fn made_here(&self, container: &str) -> Option<&str> {
+        self.id(container).filter(|id| !self.held.contains(*id))
+    }
+
     /// Full id of the held container that Compose means to replace by one that it makes under this name: its temporary names
     /// are `<first 12 of the old id>_<final name>`.
     pub fn replaced_by(&self, name: &str) -> Option<&str> {
@@ -175,6 +188,30 @@ impl Containers {
     pub fn removed(&mut self, id: &str) {
         self.names.remove(id);
         self.held.remove(id);
+    }
+
+    /// A container is as good as gone: it stays, and is no longer told of. May be repeated.
+    pub fn hide(&mut self, id: &str) {
+        self.removed(id);
+        self.hidden.insert(id.to_owned());
+    }
+
+    /// Whether any container is hidden.
+    pub fn hide_any(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
+    /// Whether a call means a hidden container, by its id or the beginning of it.
+    pub fn is_hidden(&self, container: &str) -> bool {
+        container.len() >= SHORT_ID && self.hidden.iter().any(|id| id.starts_with(container))
+    }
+
+    /// The engine's list of containers without those that are hidden; `None` if it is no such list.
+    pub fn without_hidden(&self, list: &[u8]) -> Option<Vec<u8>> {
+        let mut entries: Vec<Value> = serde_json::from_slice(list).ok()?;
+        let hidden = |entry: &Value| entry.get("Id").and_then(Value::as_str).is_some_and(|id| self.hidden.contains(id));
+        entries.retain(|entry| !hidden(entry));
+        serde_json::to_vec(&entries).ok()
     }
 }
 
@@ -216,11 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_containers_is_recognised_and_no_other_list() {
+        assert_eq!(recognise("GET", "/v1.51/containers/json", Some("all=1")), Some(WireCall::List));
+        assert_eq!(recognise("GET", "/v1.51/images/json", None), None);
+    }
+
+    #[test]
     fn everything_else_passes_unseen() {
         for (method, path) in [
             ("GET", "/_ping"),
             ("HEAD", "/_ping"),
-            ("GET", "/v1.51/containers/json"),
             ("GET", "/v1.51/containers/web/json"),
             ("POST", "/v1.51/containers/web/wait"),
             ("POST", "/v1.51/containers/web/attach"),
@@ -308,6 +350,22 @@ mod tests {
         assert_eq!((containers.id("shop-web-1"), containers.id(OLD)), (Some(NEW), None));
         containers.renamed(OLD, "shop-web-1");
         assert_eq!(containers.id("shop-web-1"), Some(NEW));
+    }
+
+    #[test]
+    fn a_hidden_container_is_not_listed_and_neither_held_nor_known() {
+        let mut containers = held();
+        let list = format!(r#"[{{"Id":"{OTHER}","Size":1.50}},{{"Id":"{OLD}","State":"exited"}}]"#);
+        assert!(!containers.hide_any());
+        containers.hide(OLD);
+        containers.made(NEW, "shop-web-1");
+        let left = format!(r#"[{{"Id":"{OTHER}","Size":1.50}}]"#);
+        assert_eq!(containers.without_hidden(list.as_bytes()), Some(left.into_bytes()));
+        assert_eq!(containers.without_hidden(b"no list"), None);
+        assert_eq!((containers.held(OLD), containers.id("shop-web-1")), (None, Some(NEW)));
+        assert!(containers.hide_any() && containers.is_hidden(OLD) && containers.is_hidden(&OLD[..12]));
+        assert!(!containers.is_hidden("shop-web-1") && !containers.is_hidden(OTHER) && !containers.is_hidden(""));
+        assert_eq!((containers.made_here(NEW), containers.made_here(OTHER)), (Some(NEW), None));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod inet_diag;
 pub mod keeper;
 mod listeners;
 mod namespace;
+mod open_files;
 mod packets;
 mod peers;
 pub mod ports;

@@ -12,6 +12,7 @@
 //! ← {"id":2,"error":{"what":"reading the sockets: Operation not permitted","hint":"…"}}
 //! ```
 
+mod open_files;
 mod peers;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use handover_core::switch::{PortTable, Protocol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::open_files::{FileInUse, Hold, MountInUse, MountsInUse};
 pub use self::peers::{Caller, Callers, LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
 
 /// One request; `Op` is [`GuardOp`] or [`SessionOp`].
@@ -189,6 +191,14 @@ pub enum SessionOp {
         sandbox: PathBuf,
         /// Ports inside the container; none means all that something listens at.
         ports: Vec<u16>,
+    },
+    /// Which files below mounts of a container are held for writing or locked, by whom. Only processes in the mount namespace of
+    /// its main process are looked at. Needs SYS_PTRACE and DAC_READ_SEARCH. Answers [`MountsInUse`].
+    OpenFiles {
+        /// As for the others: `/proc/<pid>/ns/net`, of the container's main process.
+        sandbox: PathBuf,
+        /// Mount points in the container.
+        targets: Vec<String>,
     },
     /// The connections led by a project's table, as its guard would count them. Answers [`Counters`].
     Ports {

@@ -19,7 +19,7 @@ use crate::drain::{self, Control};
 use crate::error::HostError;
 use crate::peers::Peers;
 use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
-use crate::{accepts, callers, flows, gateway, listeners, ports, support};
+use crate::{accepts, callers, flows, gateway, listeners, open_files, ports, support};
 
 /// Runs until its standard input ends or a signal comes, both of which are success and end everything that is under
 /// way. Needs a tokio runtime with I/O and time.
@@ -139,6 +139,7 @@ async fn answer(
         SessionOp::Peers { tables } => output.ok(id, &peers.load(tables).await),
         SessionOp::PeerCounters { sandboxes } => output.ok(id, &peers.count(sandboxes).await),
         SessionOp::Callers { sandbox, ports } => output.ok(id, &callers::of(sandbox, ports).await?),
+        SessionOp::OpenFiles { sandbox, targets } => output.ok(id, &open_files::below(sandbox, targets).await?),
         SessionOp::Ports { project } => {
             let counted = ports::counters(&project).await?;
             output.ok(id, &Counters { loaded: counted.is_some(), connections: counted.unwrap_or_default() });

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::compose_json::service_of_volumes_from;
 use crate::observation::Observation;
+use crate::plan::evidence::{MountSeen, answers, words};
 use crate::plan::references::known_database;
 use crate::plan::{Refusal, RefusalKind};
 use crate::project::{Project, Service};
@@ -43,17 +44,39 @@ pub fn doubling(service: &Service, project: &Project, observed: &Observation) ->
     if let Some(reason) = cannot_run_twice(service) {
         return Doubling::Never(reason);
     }
-    let mut undeclared = Vec::new();
     for state in states(service, project, observed) {
-        match settings.volumes.word_on(state.source.as_deref(), &state.target) {
-            Some(VolumeUse::Share | VolumeUse::Renew) => {}
-            Some(VolumeUse::Own) => {
-                return Doubling::Never(format!("x-handover says volumes: own ({})", state.what));
-            }
-            None => undeclared.push(state),
+        if settings.volumes.word_on(state.source.as_deref(), &state.target) == Some(VolumeUse::Own) {
+            return Doubling::Never(format!("x-handover says volumes: own ({})", state.what));
         }
     }
-    if undeclared.is_empty() { Doubling::Allowed } else { Doubling::Undeclared(refusal(service, &undeclared)) }
+    let undeclared = undeclared(service, project, observed);
+    if undeclared.is_empty() { Doubling::Allowed } else { Doubling::Undeclared(refusal(service, &undeclared, &[])) }
+}
+
+/// Paths in the service's containers that a refusal of [`doubling`] asks for a word on; none for other refusals.
+pub fn paths_asked_about(refusal: &Refusal, project: &Project, observed: &Observation) -> Vec<String> {
+    let service = refusal.service.as_ref().and_then(|name| project.services.get(name));
+    let Some(service) = service.filter(|one| doubling(one, project, observed) == Doubling::Undeclared(refusal.clone()))
+    else {
+        return Vec::new();
+    };
+    undeclared(service, project, observed).into_iter().map(|state| state.target).collect()
+}
+
+/// The same refusal of [`doubling`] with what was seen below these paths, and the likelier answer first.
+pub fn with_evidence(refusal: &Refusal, project: &Project, observed: &Observation, seen: &[MountSeen]) -> Refusal {
+    let service = refusal.service.as_ref().and_then(|name| project.services.get(name));
+    service.map_or_else(
+        || refusal.clone(),
+        |service| self::refusal(service, &undeclared(service, project, observed), seen),
+    )
+}
+
+fn undeclared(service: &Service, project: &Project, observed: &Observation) -> Vec<State> {
+    let volumes = &project.settings.service(&service.name).volumes;
+    let mut states = states(service, project, observed);
+    states.retain(|state| volumes.word_on(state.source.as_deref(), &state.target).is_none());
+    states
 }
 
 /// Paths of the service in anonymous volumes on which the user's word is `word` (`None`: no word, and Compose carries the
@@ -158,20 +181,30 @@ fn looks_like_file(path: &str) -> bool {
     name.trim_start_matches('.').contains('.') && !name.ends_with(".d")
 }
 
-fn refusal(service: &Service, undeclared: &[State]) -> Refusal {
+fn refusal(service: &Service, undeclared: &[State], seen: &[MountSeen]) -> Refusal {
     let name = &service.name;
     let what = undeclared.iter().map(|state| state.what.as_str()).collect::<Vec<_>>().join(", ");
     let mut why = format!("it writes to {what}, and two copies at once may corrupt that");
-    if let Some(database) = known_database(&service.image) {
+    let database = known_database(&service.image);
+    if let Some(database) = database {
         why.push_str(&format!(" (its image looks like {database}: two of them must not share one data directory)"));
     }
-    let mut hint = format!(
-        "say what may be done with it, in the compose file:\n  x-handover:\n    services:\n      {name}: {{ volumes: share }}   # two copies may use it for some seconds (uploads, caches, certificates)\n      {name}: {{ volumes: own }}     # never two: restarted in place, which interrupts it"
-    );
-    if undeclared.iter().any(|state| state.anonymous) {
-        hint.push_str(&format!(
-            "\n      {name}: {{ volumes: renew }}   # only code from the image: made anew at each deploy"
-        ));
+    // A named volume was given a name because it is to be kept.
+    let anonymous = |target: &str| undeclared.iter().any(|state| state.anonymous && state.target == target);
+    let mut seen = seen.to_vec();
+    seen.iter_mut().for_each(|mount| mount.never_written &= anonymous(&mount.target));
+    if !seen.is_empty() {
+        why.push_str(&format!("\nseen now: {}", words(&seen)));
+    }
+    let mut hint = "say what may be done with it, in the compose file:\n  x-handover:\n    services:".to_owned();
+    for answer in answers(&seen, database.is_some(), undeclared.iter().any(|state| state.anonymous)) {
+        let (word, meaning) = match answer {
+            VolumeUse::Share => ("share", "two copies may use it for some seconds (uploads, caches, certificates)"),
+            VolumeUse::Own => ("own", "never two: restarted in place, which interrupts it"),
+            VolumeUse::Renew => ("renew", "only code from the image: made anew at each deploy"),
+        };
+        let line = format!("{name}: {{ volumes: {word} }}");
+        hint.push_str(&format!("\n      {line:width$}   # {meaning}", width = name.len() + 20));
     }
     Refusal {
         kind: RefusalKind::Consent,

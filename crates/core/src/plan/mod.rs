@@ -4,7 +4,9 @@
 
 pub mod change;
 pub mod doubling;
+pub mod evidence;
 mod group;
+mod inside;
 pub mod references;
 mod rolling;
 
@@ -21,8 +23,9 @@ use crate::project::{Port, Project, Service};
 use crate::settings::VolumeUse;
 use crate::standin;
 
+pub use inside::{CalledMember, InsidePlan};
 use rolling::Rolled;
-pub use rolling::RollingPlan;
+pub use rolling::{ComposeStarts, RollingPlan};
 
 /// What the user asked for, besides the project itself.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +127,8 @@ pub struct StandInPlan {
     pub ports: Vec<(String, Port)>,
     /// The Compose document that makes it.
     pub document: Value,
+    /// Containers outside the group that may call its members, if there are any.
+    pub inside: Option<InsidePlan>,
 }
 
 /// A service whose anonymous volumes are made anew.
@@ -265,6 +270,7 @@ fn complete_standin(
         tiers: references::front_to_back(references, &group.members, &entries),
         ports,
         document: standin::document(project, observed, &group.members),
+        inside: inside::inside(project, observed, &group.members),
     });
 }
 
@@ -368,7 +374,7 @@ fn service_plan(
         Change::None => (Action::Keep, "as wanted".to_owned()),
         Change::Missing => (Action::Create, "it has no container yet".to_owned()),
         Change::Stopped => (Action::Start, "it does not run".to_owned()),
-        Change::Scaled { from, to } => (Action::Scale, format!("{from} containers, {to} wanted")),
+        Change::Scaled { from, to } => (Action::Scale, number_reason(*from, *to)),
         Change::Changed(reason) => match (rolled.services.get(name), interruption(service, observed, group, rolled)) {
             (Some(evidence), _) => (Action::Rolling, format!("{reason}; {evidence}")),
             (None, Some(why)) => (Action::InPlace, format!("{reason}; {why}")),
@@ -376,6 +382,11 @@ fn service_plan(
         },
     };
     ServicePlan { service: name.to_owned(), action, reason }
+}
+
+fn number_reason(from: usize, to: usize) -> String {
+    let there = if from == 1 { "there is 1 container".to_owned() } else { format!("there are {from} containers") };
+    format!("{there}, and {to} {} wanted", if to == 1 { "is" } else { "are" })
 }
 
 fn standin_reason(change: &Change, name: &str, references: &References, group: &Group) -> String {

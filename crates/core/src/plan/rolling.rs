@@ -22,6 +22,19 @@ pub struct RollingPlan {
     pub replicas: usize,
     /// How its containers are replaced.
     pub update: UpdateConfig,
+    /// How containers go back that were replaced, should it come to that.
+    pub rollback: UpdateConfig,
+    /// What Compose does with its containers only when it starts them itself, if there is any of it: then it does.
+    pub compose_starts: Option<ComposeStarts>,
+}
+
+/// What Compose does with a container only when it starts it itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComposeStarts {
+    /// It writes files into it right before.
+    Files,
+    /// It runs commands in it afterwards, and writes files where there are any.
+    Hooks,
 }
 
 /// What was decided about services outside the stand-in group that somebody uses.
@@ -86,6 +99,8 @@ impl Rolled {
                 service: service.name.clone(),
                 replicas: service.replicas as usize,
                 update: service.update.clone(),
+                rollback: service.rollback.clone(),
+                compose_starts: compose_starts(service, project),
             })
             .collect()
     }
@@ -160,33 +175,30 @@ fn cannot_be_rolled(service: &Service, project: &Project, changes: &BTreeMap<Str
     }
     let restarting = |parent: &&String| matches!(changes.get(*parent), Some(Change::Changed(_)));
     let parents = service.depends_on.iter().filter(|(_, dependency)| dependency.restart).map(|(parent, _)| parent);
-    if let Some(parent) = parents.into_iter().find(restarting) {
-        return Some(format!("Compose stops it before it recreates {parent} (depends_on with restart, links)"));
-    }
-    only_when_compose_starts(service, project)
-        .map(|what| format!("{what} is only done when Compose itself starts the container"))
+    parents
+        .into_iter()
+        .find(restarting)
+        .map(|parent| format!("Compose stops it before it recreates {parent} (depends_on with restart, links)"))
 }
 
 fn has(mapping: &Value, key: &str) -> bool {
     mapping.get(key).is_some_and(|value| !value.is_null())
 }
 
-/// What Compose does with a container only when it starts it itself, right before or after.
-fn only_when_compose_starts(service: &Service, project: &Project) -> Option<String> {
+/// `post_start`, configs and secrets that are in no file, and the credentials that come with the engine's socket.
+fn compose_starts(service: &Service, project: &Project) -> Option<ComposeStarts> {
     if service.raw.get("post_start").and_then(Value::as_array).is_some_and(|hooks| !hooks.is_empty()) {
-        return Some("post_start".to_owned());
+        return Some(ComposeStarts::Hooks);
     }
-    for section in ["configs", "secrets"] {
+    let in_no_file = |section: &str| {
         let references = service.raw.get(section).and_then(Value::as_array);
         let sources = references.into_iter().flatten().filter_map(|entry| entry.get("source")?.as_str());
-        for source in sources {
-            let definition = project.document.get(section).and_then(|entries| entries.get(source));
-            if definition.is_some_and(|definition| has(definition, "content") || has(definition, "environment")) {
-                return Some(format!("writing {section} {source}, which is in no file,"));
-            }
-        }
-    }
-    None
+        let mut definitions =
+            sources.filter_map(|source| project.document.get(section).and_then(|entries| entries.get(source)));
+        definitions.any(|definition| has(definition, "content") || has(definition, "environment"))
+    };
+    let socket = service.raw.get("use_api_socket").and_then(Value::as_bool) == Some(true);
+    (socket || in_no_file("configs") || in_no_file("secrets")).then_some(ComposeStarts::Files)
 }
 
 fn cannot_hold_port_twice(service: &Service) -> Refusal {

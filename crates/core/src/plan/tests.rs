@@ -155,6 +155,28 @@ fn a_store_that_changes_is_refused_until_the_user_says_share_or_own() {
 }
 
 #[test]
+fn what_was_seen_is_told_with_the_refusal_and_the_likelier_answer_first() {
+    use crate::plan::doubling::{paths_asked_about, with_evidence};
+    use crate::plan::evidence::MountSeen;
+
+    let project = parse(&STACK.replace("redis:1", "shop:1"));
+    let mut observed = settled(&project);
+    new_image(&mut observed, "shop:1");
+    let refusal = &plan(&project, &observed, &Request::default()).refusals[0];
+    assert_eq!(paths_asked_about(refusal, &project, &observed), ["/data"]);
+    let other = Refusal { what: "its restart would interrupt whoever uses it".into(), ..refusal.clone() };
+    assert_eq!(paths_asked_about(&other, &project, &observed), Vec::<String>::new());
+
+    let first = |refusal: &Refusal| refusal.hint.find("own").unwrap() < refusal.hint.find("share").unwrap();
+    assert!(!first(refusal), "{}", refusal.hint);
+    let held = MountSeen { target: "/data".into(), in_use: 2, ..Default::default() };
+    let told = with_evidence(refusal, &project, &observed, &[held]);
+    assert!(first(&told), "{}", told.hint);
+    assert!(told.why.ends_with("may corrupt that\nseen now: 2 more below /data"), "{}", told.why);
+    assert_eq!(with_evidence(refusal, &project, &observed, &[]), *refusal);
+}
+
+#[test]
 fn the_first_deploy_is_composes_own() {
     let project = parse(STACK);
     let plan = plan(&project, &Observation { architecture: "amd64".into(), ..Default::default() }, &Request::default());
@@ -340,23 +362,45 @@ fn a_container_of_another_project_on_its_network_is_evidence_that_it_is_used() {
 
 #[test]
 fn what_cannot_run_twice_is_not_rolled_without_consent() {
-    for (more, words) in [
-        (r#""deploy":{"update_config":{"order":"stop-first"}}"#, "stop-first"),
-        (r#""post_start":[{"command":["x"]}]"#, "post_start"),
-        (r#""configs":[{"source":"c","target":"/c"}]"#, "configs c"),
+    let plan = announced_and_changed(r#""deploy":{"update_config":{"order":"stop-first"}}"#);
+    assert_eq!(action_of(&plan, "web"), Action::InPlace);
+    assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
+    assert!(plan.services[0].reason.contains("stop-first"), "{}", plan.services[0].reason);
+}
+
+#[test]
+fn what_compose_does_only_when_it_starts_a_container_itself_is_left_to_it() {
+    for (more, starts) in [
+        (r#""post_start":[{"command":["x"]}]"#, Some(ComposeStarts::Hooks)),
+        (r#""post_start":[]"#, None),
+        (r#""configs":[{"source":"inline","target":"/c"}]"#, Some(ComposeStarts::Files)),
+        (r#""configs":[{"source":"file","target":"/c"}]"#, None),
+        (r#""secrets":[{"source":"variable","target":"/s"}]"#, Some(ComposeStarts::Files)),
+        (r#""use_api_socket":true"#, Some(ComposeStarts::Files)),
     ] {
-        let json = format!(
-            r#"{{"name":"p","services":{{"web":{{"image":"w:1","labels":{{"traefik.enable":"true"}},"networks":{{"default":null}},{more}}}}},
-            "networks":{{"default":{{"name":"d"}}}},"configs":{{"c":{{"content":"x"}}}}}}"#
-        );
-        let project = parse(&json);
-        let mut observed = settled(&project);
-        new_image(&mut observed, "w:1");
-        let plan = plan(&project, &observed, &Request::default());
-        assert_eq!(action_of(&plan, "web"), Action::InPlace);
-        assert_eq!(plan.refusals[0].kind, RefusalKind::Consent);
-        assert!(plan.services[0].reason.contains(words), "{}", plan.services[0].reason);
+        let plan = announced_and_changed(more);
+        assert_eq!(action_of(&plan, "web"), Action::Rolling, "{more}");
+        assert_eq!(plan.rolling[0].compose_starts, starts, "{more}");
     }
+}
+
+/// The plan for a service that Traefik finds, has these keys, too, and has a new image.
+fn announced_and_changed(more: &str) -> Plan {
+    let json = format!(
+        r#"{{"name":"p","services":{{"web":{{"image":"w:1","labels":{{"traefik.enable":"true"}},"networks":{{"default":null}},{more}}}}},
+        "networks":{{"default":{{"name":"d"}}}},"configs":{{"inline":{{"content":"x"}},"file":{{"file":"/x"}}}},
+        "secrets":{{"variable":{{"environment":"X"}}}}}}"#
+    );
+    let project = parse(&json);
+    let mut observed = settled(&project);
+    new_image(&mut observed, "w:1");
+    plan(&project, &observed, &Request::default())
+}
+
+#[test]
+fn another_number_of_containers_is_told_in_whole_words() {
+    assert_eq!(number_reason(1, 3), "there is 1 container, and 3 are wanted");
+    assert_eq!(number_reason(3, 1), "there are 3 containers, and 1 is wanted");
 }
 
 #[test]
@@ -369,4 +413,27 @@ fn fixed_ports_cannot_be_rolled_and_the_way_out_is_named() {
     new_image(&mut observed, "w:1");
     let plan = plan(&project, &observed, &Request::default());
     assert!(plan.refusals.iter().any(|refusal| refusal.hint.contains("stand-in")), "{:?}", plan.refusals);
+}
+
+#[test]
+fn whoever_shares_a_network_with_a_member_may_call_it_and_databases_do_not() {
+    let project = parse(
+        r#"{"name":"p","services":{
+          "web":{"image":"web:1","networks":{"default":{"aliases":["www"]}},"ports":[{"target":80,"published":"80"}],
+            "depends_on":{"db":{"condition":"service_started"}}},
+          "worker":{"image":"worker:1","networks":{"default":null}},
+          "db":{"image":"redis:7","networks":{"default":null}},
+          "far":{"image":"far:1","networks":{"back":null}}},
+          "networks":{"default":{"name":"p_default"},"back":{"name":"p_back"}}}"#,
+    );
+    let mut observed = settled(&project);
+    new_image(&mut observed, "web:1");
+    let inside = plan(&project, &observed, &Request::default()).standin.unwrap().inside.unwrap();
+    assert_eq!(inside.peers, ["p-worker-1"]);
+    let names = ["p-web-1", "p_web_1", "web", "www"].map(str::to_owned).to_vec();
+    let networks = vec!["p_default".to_owned()];
+    assert_eq!(inside.members, [CalledMember { service: "web".into(), networks, names }]);
+
+    observed.containers.retain(|container| container.service != "worker");
+    assert_eq!(plan(&project, &observed, &Request::default()).standin.unwrap().inside, None);
 }

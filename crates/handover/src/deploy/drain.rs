@@ -16,6 +16,7 @@ use crate::helper::{Helper, UnderWay};
 
 /// Drains of several containers. They listen from the beginning, so that they know what each connection is doing, and close
 /// nothing before [`Drains::finish`].
+#[derive(Default)]
 pub(super) struct Drains {
     under_way: Vec<(String, UnderWay)>,
 }
@@ -23,7 +24,7 @@ pub(super) struct Drains {
 impl Drains {
     /// Begins to listen to the TCP connections of entry containers.
     pub(super) fn listen(deploy: &Deploy, containers: &[(String, Inspected)]) -> Result<Self> {
-        let mut all = Self { under_way: Vec::new() };
+        let mut all = Self::default();
         for (service, container) in containers {
             if let Some(service) = deploy.project.services.get(service) {
                 all.add(deploy, container, &service.served_ports())?;
@@ -34,12 +35,13 @@ impl Drains {
 
     /// Begins to listen to the TCP connections to these ports of one container.
     pub(super) fn of_ports(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<Self> {
-        let mut one = Self { under_way: Vec::new() };
+        let mut one = Self::default();
         one.add(deploy, container, ports)?;
         Ok(one)
     }
 
-    fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
+    /// Listens to one more container.
+    pub(super) fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
         let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
         let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
         if ports.is_empty() || container.sandbox.is_empty() {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use handover_core::observation::Observation;
-use handover_core::plan::{Plan, StandInPlan};
+use handover_core::plan::{InsidePlan, Plan, StandInPlan};
 use handover_core::switch::PortLead;
 
 use super::cutover::{Guard, port_table};
 use super::drain::Drains;
 use super::gate::ContainerEvents;
+use super::inside::Inside;
 use super::preflight::Host;
 use super::standin::BringUp;
 use super::steps::{Deploy, unfinished};
@@ -30,7 +31,7 @@ pub(super) struct HandOver<'a> {
 }
 
 /// Where traffic has moved to the stand-in.
-struct Moved {
+struct Moved<'a> {
     /// The containers that held the fixed ports, with their service.
     old: Vec<(String, Inspected)>,
     /// What listens to their connections.
@@ -38,9 +39,17 @@ struct Moved {
     /// The stand-in's containers.
     containers: Vec<Inspected>,
     leads: Vec<PortLead>,
+    inside: Option<ClientsInside<'a>>,
 }
 
-impl HandOver<'_> {
+/// Clients inside, where there are any and they have been led.
+struct ClientsInside<'a> {
+    led: Inside<'a>,
+    /// What listens to the connections of members behind the entry services.
+    behind: Drains,
+}
+
+impl<'a> HandOver<'a> {
     /// From the stand-in's start to its end.
     pub(super) async fn run(&self, prepared: &mut Prepared) -> Result<Proof> {
         let Self { deploy, plan, standin, observed, .. } = self;
@@ -49,8 +58,8 @@ impl HandOver<'_> {
             None => Guard::start(&deploy.engine, &deploy.project.name, &deploy.image).await?,
         };
         let mut changes: ContainerEvents = deploy.engine.container_events(&standin.project).boxed();
-        let moving = self.move_traffic(prepared.bring_up.take(), &guard, &mut changes).await;
-        let Moved { old, drains, containers, leads } = match moving {
+        let moving = self.move_traffic(prepared, &guard, &mut changes).await;
+        let Moved { old, drains, containers, leads, inside } = match moving {
             Ok(moved) => moved,
             Err(failure) => return Err(self.remove_standin_after(failure, guard).await),
         };
@@ -60,17 +69,24 @@ impl HandOver<'_> {
 
         // The old containers are still warm: if the stand-in fails now, deleting the rules brings them back at once.
         let gate = deploy.gate(observed);
-        let requests = drains.requests();
+        let (inside, behind) = inside.map(|inside| (inside.led, inside.behind)).unzip();
+        let (inside, behind) = (inside.as_ref(), behind.unwrap_or_default());
+        let requests: Vec<u64> = [drains.requests(), behind.requests()].concat();
         let watched = tokio::select! {
             failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
-            watched = deploy.events.step(Step::Drain, self.drain_and_monitor(drains)) => watched,
+            watched = deploy.events.step(Step::Drain, self.drain_and_monitor(drains, behind, inside)) => watched,
         };
         let mut proof = Proof { live: Some(live), ..Proof::default() };
         match watched {
             Ok(drained) => proof.drained.add(&drained),
             Err(failure) => {
                 Drains::give_up(&deploy.session, &requests);
-                let back = deploy.cut_back(guard, standin, &leads, &mut proof);
+                let back = async {
+                    if let Some(inside) = inside {
+                        inside.lead_back().await?;
+                    }
+                    deploy.cut_back(guard, standin, &leads, inside, &mut proof).await
+                };
                 deploy.note_what_is_left(deploy.events.step(Step::Back, back).await);
                 return Err(failure);
             }
@@ -82,10 +98,16 @@ impl HandOver<'_> {
         // this one ends.
         let finished = async {
             deploy.stop_old(standin, observed, &old).await?;
-            deploy.settle(plan, observed, self.interrupt, &mut proof).await?;
+            deploy.settle(plan, observed, self.interrupt, inside, &mut proof).await?;
             let services: Vec<&str> = plan.settled_services().collect();
-            deploy.gate_real(&services, observed).await?;
-            deploy.cut_back(guard, standin, &leads, &mut proof).await?;
+            deploy.gate_real(&services, observed, inside.is_some()).await?;
+            if let Some(inside) = inside {
+                inside.lead_to_real().await?;
+            }
+            deploy.cut_back(guard, standin, &leads, inside, &mut proof).await?;
+            if let Some(inside) = inside {
+                inside.end().await?;
+            }
             settle::remove_renewed_volumes(&deploy.engine, &plan.renew).await;
             Ok(())
         };
@@ -96,19 +118,24 @@ impl HandOver<'_> {
     /// Until traffic has moved. Until cutover the old version serves and is not touched.
     async fn move_traffic(
         &self,
-        bring_up: Option<BringUp>,
+        prepared: &mut Prepared,
         guard: &Guard,
         changes: &mut ContainerEvents,
-    ) -> Result<Moved> {
+    ) -> Result<Moved<'a>> {
         let old = self.deploy.entry_containers(self.standin, self.observed).await?;
         let drains = Drains::listen(self.deploy, &old)?;
         let moving = async {
-            let containers = self.raise(bring_up, changes).await?;
+            let containers = self.raise(prepared, changes).await?;
+            let inside = self.find_inside(&containers).await;
             let leads = self.deploy.events.step(Step::Cutover, self.cut_over(&containers, guard)).await?;
-            Ok((containers, leads))
+            let inside = match inside {
+                Some(inside) => self.lead_inside(inside).await,
+                None => None,
+            };
+            Ok((containers, leads, inside))
         };
         match moving.await {
-            Ok((containers, leads)) => Ok(Moved { old, drains, containers, leads }),
+            Ok((containers, leads, inside)) => Ok(Moved { old, drains, containers, leads, inside }),
             Err(failure) => {
                 Drains::give_up(&self.deploy.session, &drains.requests());
                 Err(failure)
@@ -117,9 +144,9 @@ impl HandOver<'_> {
     }
 
     /// Brings up and gates the stand-in.
-    async fn raise(&self, bring_up: Option<BringUp>, changes: &mut ContainerEvents) -> Result<Vec<Inspected>> {
+    async fn raise(&self, prepared: &mut Prepared, changes: &mut ContainerEvents) -> Result<Vec<Inspected>> {
         let Self { deploy: Deploy { compose, engine, events, .. }, plan, standin, observed, interrupt, .. } = self;
-        let bring_up = match bring_up {
+        let bring_up = match prepared.bring_up.take() {
             Some(bring_up) => bring_up,
             None => {
                 settle::create_first(compose, plan, standin, events).await?;
@@ -140,6 +167,43 @@ impl HandOver<'_> {
         }
     }
 
+    /// The clients inside; what hinders is told, and they see the restart then, as with Compose.
+    async fn find_inside(&self, containers: &[Inspected]) -> Option<ClientsInside<'a>> {
+        let Self { deploy, plan, standin, observed, .. } = *self;
+        let inside = standin.inside.as_ref()?;
+        let found = async {
+            let led = Inside::find(deploy, plan, inside, observed, containers).await?;
+            let behind = led.listen_behind(false).await?;
+            Ok(ClientsInside { led, behind })
+        };
+        match found.await {
+            Ok(found) => Some(found),
+            Err(failure) => {
+                self.not_led(inside, &failure);
+                None
+            }
+        }
+    }
+
+    async fn lead_inside(&self, inside: ClientsInside<'a>) -> Option<ClientsInside<'a>> {
+        let Err(failure) = inside.led.lead_to_standin().await else { return Some(inside) };
+        Drains::give_up(&self.deploy.session, &inside.behind.requests());
+        // What was led is led nowhere else once the tables go with it.
+        let _ = inside.led.lead_back().await;
+        self.not_led(self.standin.inside.as_ref()?, &failure);
+        None
+    }
+
+    fn not_led(&self, inside: &InsidePlan, failure: &Failure) {
+        let why = failure.why.as_ref().unwrap_or(&failure.what);
+        let members: Vec<&str> = inside.members.iter().map(|member| member.service.as_str()).collect();
+        self.deploy.events.emit(Event::Note(format!(
+            "{} cannot be led ({why}): if they call {}, they see its restart",
+            inside.peers.join(", "),
+            members.join(", ")
+        )));
+    }
+
     async fn cut_over(&self, containers: &[Inspected], guard: &Guard) -> Result<Vec<PortLead>> {
         let Self { deploy, standin, observed, host, .. } = self;
         let table = port_table(&deploy.project.name, standin, containers, observed, host, &deploy.session).await?;
@@ -149,14 +213,34 @@ impl HandOver<'_> {
     }
 
     /// Lets what is under way with the old containers end, and watches at least as long as the services' `monitor` says.
-    async fn drain_and_monitor(&self, drains: Drains) -> Result<DrainSummary> {
+    async fn drain_and_monitor(
+        &self,
+        drains: Drains,
+        behind: Drains,
+        inside: Option<&Inside<'_>>,
+    ) -> Result<DrainSummary> {
         let Deploy { project, session, events, .. } = self.deploy;
         let members = self.standin.tiers.iter().flatten().filter_map(|name| project.services.get(name));
         let monitor = members.map(|service| service.update.monitor).fold(0.0, f64::max);
         let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
         let _waiting = events.waiting();
-        let drained = drains.finish(session, events);
-        let (drained, (), named) = tokio::join!(drained, monitored, self.plan_names_all());
+        // Front to back: what the entry services have under way, they have with those behind them.
+        let drained = async {
+            let mut drained = drains.finish(session, events).await?;
+            drained.add(&behind.finish(session, events).await?);
+            Ok(drained)
+        };
+        let holding = async {
+            if let Some(inside) = inside
+                && let Err(failure) = inside.hold_names().await
+            {
+                inside.note(&format!(
+                    "names of the stand-in's services cannot be held ({}): who calls them by name may see their restart",
+                    failure.why.unwrap_or(failure.what)
+                ));
+            }
+        };
+        let (drained, (), named, ()) = tokio::join!(drained, monitored, self.plan_names_all(), holding);
         named?;
         drained
     }

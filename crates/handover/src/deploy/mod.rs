@@ -1,16 +1,20 @@
 //! A deploy. [`up`] reads like the runbook; each stage has a file of its own.
 
+mod compose_starts;
 mod cutover;
 mod drain;
+mod evidence;
 mod gate;
 mod hand_over;
 mod images;
+mod inside;
 mod kept_leads;
 mod load;
 mod lock;
 mod preflight;
 mod replace;
 mod resume;
+mod roll_back;
 mod rolling;
 mod settle;
 mod standin;
@@ -43,7 +47,9 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
     let compose = Compose::new(project_args.clone());
     let (project, engine) = load::load(&compose, &project_args, events).await.map_err(one)?;
     let observed = observe(&compose, &engine, &project, args.remove_orphans).await?;
-    Ok(make_plan(&project, &observed, &request(args)))
+    let mut plan = make_plan(&project, &observed, &request(args));
+    evidence::add(&mut plan, &project, &observed, &engine).await;
+    Ok(plan)
 }
 
 /// `docker compose up -d`, and no client notices.
@@ -143,7 +149,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         observed = observe(&compose, &engine, &project, request.remove_orphans).await?;
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
-    let first = planned(&project, &observed, &request)?;
+    let first = planned(&engine, &project, &observed, &request).await?;
     if first.is_empty() && !left_by_earlier_run(&observed) {
         return Ok(None);
     }
@@ -160,7 +166,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
 }
 
 /// Starts the session helper and, beside it, the guard: later it would slow the stand-in's start down. Not to be given up
-/// half-way. If one of the two fails, neither is left.
+/// half-way. If the session helper fails, neither is left.
 async fn start_helpers(
     engine: &Engine,
     project: &str,
@@ -172,10 +178,8 @@ async fn start_helpers(
     let (lock, guard) = tokio::join!(taken.start(engine), guard);
     match (lock, guard) {
         (Ok(lock), Ok(guard)) => Ok((lock, guard)),
-        (Ok(lock), Err(failure)) => {
-            lock.release(engine).await;
-            Err(failure)
-        }
+        // Preflight tells better what is missing; if nothing is, the guard is started again, and tells itself.
+        (Ok(lock), Err(_)) => Ok((lock, None)),
         (Err(failure), Ok(Some(guard))) => {
             let _ = guard.remove(engine).await;
             Err(failure)
@@ -205,7 +209,7 @@ async fn deploy_locked(
         deploy.finish_earlier_run(&observed).await.map_err(one)?;
         observed = deploy.observe().await?;
     }
-    let plan = planned(&deploy.project, &observed, request)?;
+    let plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
     events.emit(Event::Planned(Box::new(plan.clone())));
     let host =
         events.step(Step::Preflight, preflight::check(&deploy.project, &plan, &observed, &deploy.session)).await?;
@@ -231,8 +235,9 @@ async fn deploy_locked(
     Ok(proof)
 }
 
-fn planned(project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
-    let plan = make_plan(project, observed, request);
+async fn planned(engine: &Engine, project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
+    let mut plan = make_plan(project, observed, request);
+    evidence::add(&mut plan, project, observed, engine).await;
     if plan.refusals.is_empty() { Ok(plan) } else { Err(Failure::refused(&plan.refusals)) }
 }
 

@@ -1,6 +1,7 @@
 //! One container is replaced by another: started, gated, given the traffic; then the old one drains. And the way back.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -26,7 +27,8 @@ pub(super) struct Hands<'a> {
     pub(super) deploy: &'a Deploy,
     pub(super) observed: &'a Observation,
     pub(super) switch: &'a Switch,
-    pub(super) interrupt: &'a Interrupt,
+    /// What gives up a replacement before traffic moves, where anything does.
+    pub(super) interrupt: Option<&'a Interrupt>,
     /// Old containers that still get new connections.
     pub(super) serving: Cell<usize>,
     /// From the start of the deploy until none of them did.
@@ -35,38 +37,45 @@ pub(super) struct Hands<'a> {
 
 impl Hands<'_> {
     /// Replaces a container by one that Compose has created. A failure leaves the old one serving and the new one removed.
-    /// Gives up when Compose does.
-    pub(super) async fn replace(&self, old: &Container, new: &str, call: &mut HeldCall) -> Result<DrainSummary> {
+    /// `started`: what else must go well once it has started. `given_up`: ends when nobody wants it replaced any more. `monitor`: for
+    /// how many seconds the new one is watched for failure.
+    pub(super) async fn replace(
+        &self,
+        old: &Container,
+        new: &str,
+        monitor: f64,
+        started: impl Future<Output = Result<()>>,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<DrainSummary> {
         let Deploy { engine, session, events, project, .. } = self.deploy;
+        tokio::pin!(given_up);
         let before = found(self.deploy, &old.id, &old.name).await?;
-        let ports = self.used_ports(&before).await?;
+        let ports = self.deploy.used_ports(&before).await?;
         let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
         let mut changes: ContainerEvents = engine.container_events(&project.name).boxed();
         let mut known = None;
         let replaced = async {
-            let started = &*known.insert(self.switch.start(new, &before).await?);
+            let new_one = &*known.insert(self.switch.start(new, &before).await?);
             let ids = [new.to_owned()];
             let gate = self.gate(&ports);
             let ready = tokio::select! {
-                ready = gate.pass(&ids, &mut changes) => ready?,
-                () = call.abandoned() => return Err(abandoned()),
-                () = self.interrupt.asked() => {
+                ready = async { tokio::try_join!(gate.pass(&ids, &mut changes), started) } => ready?.0,
+                () = &mut given_up => return Err(abandoned()),
+                () = self.interrupted() => {
                     return Err(Failure::new(Exit::Interrupted, format!("interrupted before {} was replaced", old.name)));
                 }
             };
-            let ready = ready.into_iter().next().unwrap_or_else(|| started.clone());
+            let ready = ready.into_iter().next().unwrap_or_else(|| new_one.clone());
             self.switch.lead(&before, &ready).await?;
             events.emit(Event::Switched { container: old.name.clone() });
             self.switched();
-            let service = project.services.get(&old.service);
-            let monitor = service.map_or(0.0, |service| service.update.monitor);
             let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
             let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
             tokio::select! {
                 drained = drained => drained,
                 failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
-                () = call.abandoned() => Err(abandoned()),
+                () = &mut given_up => Err(abandoned()),
             }
         };
         let replaced = replaced.await;
@@ -79,19 +88,12 @@ impl Hands<'_> {
 
     /// Lets what is under way with a container end that is not to be replaced: another of its service takes its traffic.
     pub(super) async fn retire(&self, old: &Container, call: &mut HeldCall) -> Result<DrainSummary> {
-        let Deploy { engine, session, events, .. } = self.deploy;
+        let Deploy { session, events, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
-        let ports = self.used_ports(&before).await?;
+        let ports = self.deploy.used_ports(&before).await?;
         let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
-        let others = engine.containers_of_project(&self.deploy.project.name).await?;
-        let mut other = None;
-        for (id, _) in others.into_iter().filter(|(id, service)| *service == old.service && *id != old.id) {
-            let candidate = engine.inspect(&id).await?;
-            other =
-                other.or(candidate.filter(|one| one.state == State::Running && temporary_name(&one.name).is_none()));
-        }
-        if let Some(other) = &other {
+        if let Some(other) = &self.another(&old.service, &BTreeSet::from([old.id.clone()])).await? {
             self.switch.lead(&before, other).await?;
         }
         self.switched();
@@ -103,22 +105,6 @@ impl Hands<'_> {
                 Err(abandoned())
             }
         }
-    }
-
-    /// Keeps traffic away from a container that is more than there were, until it is ready.
-    pub(super) async fn join(&self, id: &str, service: &str) -> Result<()> {
-        let started = found(self.deploy, id, service).await?;
-        let running = self.observed.of_service(service).find(|container| container.running);
-        let Some(other) = running else { return Ok(()) };
-        let Some(other) = self.deploy.engine.inspect(&other.id).await?.filter(|one| one.state == State::Running) else {
-            return Ok(());
-        };
-        let mut changes: ContainerEvents = self.deploy.engine.container_events(&self.deploy.project.name).boxed();
-        let ports = self.used_ports(&other).await?;
-        self.switch.lead(&started, &other).await?;
-        let passed = self.gate(&ports).pass(&[id.to_owned()], &mut changes).await;
-        self.switch.free(&started).await?;
-        passed.map(drop)
     }
 
     /// Makes a pair whole whose replacement ended half-way. May be repeated.
@@ -152,7 +138,7 @@ impl Hands<'_> {
     /// Gives the traffic back to the old container, and removes the new one once nothing is under way with it. Who has learnt the
     /// new one's address is led to the old one from then on. `known`: the new one as it was started, if that is known: one that has
     /// ended has no address any more.
-    async fn take_back(&self, old: &Inspected, new: &str, known: Option<&Inspected>) -> Result<()> {
+    pub(super) async fn take_back(&self, old: &Inspected, new: &str, known: Option<&Inspected>) -> Result<()> {
         let Deploy { engine, session, events, .. } = self.deploy;
         if let Some(known) = known {
             self.switch.lead(known, old).await?;
@@ -160,18 +146,32 @@ impl Hands<'_> {
         let Some(found) = engine.inspect(new).await? else { return Ok(()) };
         if found.state == State::Running {
             self.switch.lead(&found, old).await?;
-            let ports = self.used_ports(&found).await?;
+            let ports = self.deploy.used_ports(&found).await?;
             Drains::of_ports(self.deploy, &found, &ports)?.finish(session, events).await?;
         }
         engine.remove_all(&[new.to_owned()]).await
     }
 
-    /// The ports that others can call: those that something listens at now, inside the container, beyond its loopback.
-    async fn used_ports(&self, container: &Inspected) -> Result<Vec<(u16, Protocol)>> {
-        let sandbox = Some(container.sandbox.clone().into());
-        let found: Listeners = self.deploy.session.ask(SessionOp::Listeners { sandbox }).await?;
-        let reachable = found.listeners.into_iter().filter(|one| !one.address.is_loopback());
-        Ok(reachable.map(|one| (one.port, one.protocol)).collect())
+    /// A container of a service, under its final name, that runs and is none of these.
+    pub(super) async fn another(&self, service: &str, except: &BTreeSet<String>) -> Result<Option<Inspected>> {
+        let engine = &self.deploy.engine;
+        let all = engine.containers_of_project(&self.deploy.project.name).await?;
+        for (id, _) in all.into_iter().filter(|(id, of)| of == service && !except.contains(id)) {
+            let candidate = engine.inspect(&id).await?;
+            let candidate = candidate.filter(|one| one.state == State::Running && temporary_name(&one.name).is_none());
+            if candidate.is_some() {
+                return Ok(candidate);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends when the user wants to stop and nothing has to be finished first.
+    async fn interrupted(&self) {
+        match self.interrupt {
+            Some(interrupt) => interrupt.asked().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// One old container less gets new connections.
@@ -184,11 +184,21 @@ impl Hands<'_> {
         }
     }
 
-    fn gate(&self, used: &[(u16, Protocol)]) -> Gate<'_> {
+    pub(super) fn gate(&self, used: &[(u16, Protocol)]) -> Gate<'_> {
         Gate { used: Some(used.to_vec()), ..self.deploy.gate(self.observed) }
     }
 }
 
 fn abandoned() -> Failure {
     Failure::new(Exit::DeployFailed, "Compose ended before it was told to go on")
+}
+
+impl Deploy {
+    /// The ports that others can call: those that something listens at now, inside the container, beyond its loopback.
+    pub(super) async fn used_ports(&self, container: &Inspected) -> Result<Vec<(u16, Protocol)>> {
+        let sandbox = Some(container.sandbox.clone().into());
+        let found: Listeners = self.session.ask(SessionOp::Listeners { sandbox }).await?;
+        let reachable = found.listeners.into_iter().filter(|one| !one.address.is_loopback());
+        Ok(reachable.map(|one| (one.port, one.protocol)).collect())
+    }
 }

@@ -37,8 +37,8 @@ impl Deploy {
             let settling = settle::settle_services(&self.compose, &services, &renewals, &self.events);
             self.events.step(Step::Settle, settling).await?;
             let names: Vec<&str> = services.iter().map(String::as_str).collect();
-            self.gate_real(&names, observed).await?;
-            self.cut_back(guard, &standin, &[], &mut Proof::default()).await?;
+            self.gate_real(&names, observed, false).await?;
+            self.cut_back(guard, &standin, &[], None, &mut Proof::default()).await?;
             settle::remove_renewed_volumes(&self.engine, &renewals).await;
             Ok(())
         };
@@ -56,7 +56,7 @@ impl Deploy {
         self.events.emit(Event::Resumed(what.to_owned()));
         let entries = self.standin_entries(standin).await?;
         let drains = Drains::listen(self, &entries)?;
-        self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains)).await?;
+        self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, Drains::default())).await?;
         match (guard, &observed.guard) {
             (Some(guard), _) => guard.remove(&self.engine).await,
             (None, Some(stopped)) => self.engine.remove_all(std::slice::from_ref(&stopped.id)).await,
@@ -83,6 +83,7 @@ impl Deploy {
             tiers: vec![front, back],
             ports,
             document: serde_json::Value::Null,
+            inside: None,
         }
     }
 }

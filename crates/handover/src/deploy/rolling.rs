@@ -1,26 +1,31 @@
 //! Rolling: Compose recreates, through our proxy to the engine. Where it wants to stop an old container, it waits until the new
-//! one has been started by us, has passed its gate, has the traffic, and the old one has drained; then it goes on.
+//! one has been started by us, has passed its gate, has the traffic, and the old one has drained; then it goes on. Where Compose has
+//! to start the new one itself, it is told at once that the old one is gone, and its call to start waits in place of that.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use handover_core::observation::{Container, Observation};
-use handover_core::plan::{Action, Plan};
+use handover_core::plan::{Action, ComposeStarts, Plan, RollingPlan};
 use handover_core::project::Service;
-use handover_core::rolling::{Batches, Next, temporary_name};
+use handover_core::rolling::{Batches, Next, name_aside, temporary_name};
 use handover_core::switch::Protocol;
 use handover_core::wire::{Containers, Ending};
+use tokio::sync::oneshot;
 
+use super::inside::Inside;
 use super::replace::Hands;
+use super::roll_back::GoesBack;
 use super::steps::Deploy;
 use super::switch::Switch;
 use super::{kept_leads, settle};
 use crate::engine::Inspected;
-use crate::engine_proxy::{Call, EngineProxy, HeldCall};
+use crate::engine_proxy::{Call, EngineProxy, HeldCall, Wants};
 use crate::event::{DrainSummary, Event, Step};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
@@ -36,7 +41,7 @@ pub(super) struct Rolled {
     pub(super) drained: DrainSummary,
 }
 
-/// A container that Compose wants to end.
+/// A container that Compose wants to end, or whose successor it wants to start.
 struct Wanted {
     call: HeldCall,
     old: Container,
@@ -48,12 +53,16 @@ struct Wanted {
 enum Ended {
     /// A container has been replaced or retired, or was not; Compose waits for the word.
     Replaced { service: String, call: HeldCall, outcome: Result<DrainSummary> },
+    /// A container has been replaced by one that Compose has started, or was not.
+    Succeeded { old: String, service: String, outcome: Result<DrainSummary> },
+    /// An old container that Compose wants to remove has been set aside.
+    Aside { service: String, call: HeldCall, outcome: Result<()> },
     /// The pause between two batches is over.
     Delay { service: String },
     /// A container that has started is among the peers, or cannot be led.
     Noticed { outcome: Result<()> },
     /// A container that is more than there were is ready, or will not be.
-    Joined { outcome: Result<()> },
+    Joined { service: String, outcome: Result<()> },
 }
 
 type Work<'a> = FuturesUnordered<LocalBoxFuture<'a, Ended>>;
@@ -63,16 +72,28 @@ struct Roll<'a> {
     deploy: &'a Deploy,
     plan: &'a Plan,
     observed: &'a Observation,
+    /// The clients inside of a stand-in.
+    inside: Option<&'a Inside<'a>>,
     hands: &'a Hands<'a>,
     batches: BTreeMap<String, Batches<Wanted>>,
     /// New containers by the old ones that they replace.
     new_of: BTreeMap<String, String>,
     /// Services of new containers that nothing is replaced by, by id.
     joining: BTreeMap<String, String>,
+    /// Those of them that have been started.
+    joined: BTreeMap<String, String>,
     /// Old containers that may end.
     released: BTreeSet<String>,
     /// New containers that Compose has still to rename, with their services.
     to_rename: BTreeMap<String, String>,
+    /// Old containers that are kept under another name.
+    aside: BTreeSet<String>,
+    /// Compose has ended.
+    over: bool,
+    /// Services that go back to the old version.
+    back: BTreeSet<String>,
+    /// Who waits for what Compose does after it has started a container, by service.
+    hooks: Vec<(String, oneshot::Sender<bool>)>,
     /// Calls that are refused once nothing else is under way: Compose gives everything up at the first refusal.
     refusals: Vec<(HeldCall, String)>,
     rolled: Rolled,
@@ -87,6 +108,7 @@ impl Deploy {
         plan: &Plan,
         observed: &Observation,
         interrupt: &Interrupt,
+        inside: Option<&Inside<'_>>,
     ) -> Result<Rolled> {
         let services: BTreeSet<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         let old = || observed.containers.iter().filter(|container| services.contains(container.service.as_str()));
@@ -94,11 +116,20 @@ impl Deploy {
         let served =
             services.iter().filter_map(|name| self.project.services.get(*name)).flat_map(Service::served_ports);
         let udp = served.into_iter().any(|(_, protocol)| protocol == Protocol::Udp);
-        let kept = kept_leads::kept(self, observed).await?;
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp, &kept).await?;
-        kept_leads::end_keeper(self, observed).await?;
+        let own = match inside {
+            Some(_) => None,
+            None => {
+                let kept = kept_leads::kept(self, observed).await?;
+                let own = Switch::begin(&self.engine, &self.session, observed, networks, &[], udp, &kept).await?;
+                kept_leads::end_keeper(self, observed).await?;
+                Some(own)
+            }
+        };
+        let switch = inside.map(|inside| &inside.switch).or(own.as_ref());
+        let switch = switch.ok_or_else(|| Failure::new(Exit::Engine, "nothing leads the traffic"))?;
         let serving = Cell::new(old().filter(|container| container.running).count());
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
+        let hands =
+            Hands { deploy: self, observed, switch, interrupt: Some(interrupt), serving, live: Cell::default() };
         let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());
@@ -110,32 +141,55 @@ impl Deploy {
             deploy: self,
             plan,
             observed,
+            inside,
             hands: &hands,
             batches: batches.collect(),
             new_of: BTreeMap::new(),
             joining: BTreeMap::new(),
+            joined: BTreeMap::new(),
             released: BTreeSet::new(),
             to_rename: BTreeMap::new(),
+            aside: BTreeSet::new(),
+            over: false,
+            back: BTreeSet::new(),
+            hooks: Vec::new(),
             refusals: Vec::new(),
             rolled: Rolled::default(),
             failure: None,
         };
         let up = settle::settle(&compose, plan, &self.args, &self.events);
-        let settled = self.events.step(Step::Roll, roll.follow(up, calls)).await;
+        let step = if plan.rolling.is_empty() { Step::Settle } else { Step::Roll };
+        let settled = self.events.step(step, roll.follow(up, calls)).await;
         drop(proxy);
-        let Roll { new_of, mut rolled, failure, .. } = roll;
-        for (old, new) in &new_of {
+        let is_rolled = |old: &str| roll.service_of(old).is_some_and(|service| services.contains(service));
+        for (old, new) in roll.new_of.iter().filter(|(old, _)| is_rolled(old) && !roll.goes_back(old)) {
             hands.mend(old, new).await?;
         }
+        let back = roll.services_that_go_back();
+        if !back.is_empty() {
+            let (serving, live) = (Cell::new(usize::MAX), Cell::default());
+            let hands = Hands { deploy: self, observed, switch, interrupt: None, serving, live };
+            let going_back = async {
+                for service in back {
+                    hands.roll_back(service).await?;
+                }
+                Ok(())
+            };
+            self.events.step(Step::Back, hands.noticing(going_back)).await.map_err(not_gone_back)?;
+        }
+        let Roll { mut rolled, failure, .. } = roll;
         if let Some(failure) = failure.or(settled.err()) {
             // A proxy may have learnt the addresses of containers that were taken back.
-            if let Err(left) = self.until_unused(&switch).await {
+            if let Err(left) = self.until_unused(switch).await {
                 self.events.emit(Event::Note(left.why.unwrap_or(left.what)));
             }
             return Err(failure);
         }
-        self.reload_nginx(&switch).await;
-        self.until_unused(&switch).await?;
+        // With clients inside, this comes when the stand-in is gone.
+        if inside.is_none() {
+            self.reload_nginx(switch).await;
+            self.until_unused(switch).await?;
+        }
         rolled.live = hands.live.get();
         rolled.led = switch.led().await?;
         Ok(rolled)
@@ -148,9 +202,9 @@ impl Deploy {
         self.events
             .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, false, &[]).await?;
+        let switch = Switch::begin(&self.engine, &self.session, observed, networks, &[], false, &[]).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live };
+        let hands = Hands { deploy: self, observed, switch: &switch, interrupt: Some(interrupt), serving, live };
         for half in &observed.half_replaced {
             if let Some((old, _)) = temporary_name(&half.name) {
                 hands.mend(old, &half.id).await?;
@@ -184,8 +238,11 @@ impl<'a> Roll<'a> {
             }
             self.refuse_when_alone(&work);
         };
+        for (_, waiting) in self.hooks.drain(..) {
+            let _ = waiting.send(settled.is_ok());
+        }
         // Compose is gone: what it waited for is given up by whoever works on it, and nothing new is begun.
-        self.batches.clear();
+        self.over = true;
         while let Some(ended) = work.next().await {
             self.note(ended, &mut work);
         }
@@ -202,20 +259,104 @@ impl<'a> Roll<'a> {
                     self.joining.insert(id, service);
                 }
             }
-            Call::Started { id: container } => {
-                if let Some(service) = self.joining.remove(&container) {
-                    let hands = self.hands;
-                    let joining = async move { Ended::Joined { outcome: hands.join(&container, &service).await } };
-                    work.push(joining.boxed_local());
-                }
-            }
             Call::Renamed { id: container, .. } => {
                 if let Some(service) = self.to_rename.remove(&container) {
                     self.end_one(&service, true, work);
                 }
             }
-            Call::Held(call) => self.hear_ending(call, work),
+            Call::Held(call) => match call.wants {
+                Wants::End(ending) => self.hear_ending(call, ending, work),
+                Wants::Start => self.hear_start(call, work),
+                Wants::Rename if self.predecessor(&call.container).is_some() => call.done(),
+                Wants::Rename => call.pass(),
+            },
         }
+    }
+
+    fn hear_start(&mut self, call: HeldCall, work: &mut Work<'a>) {
+        let id = call.container.clone();
+        if let Some(service) = self.joining.remove(&id) {
+            self.hooks_are_done(&service);
+            self.joined.insert(id.clone(), service.clone());
+            let not_ready = self.joining.keys().chain(self.joined.keys()).cloned().collect();
+            let hands = self.hands;
+            let joining = async move {
+                let outcome = hands.join(&id, &service, &not_ready, call).await;
+                Ended::Joined { service, outcome }
+            };
+            return work.push(joining.boxed_local());
+        }
+        let Some(old) = self.predecessor(&id) else { return self.start_another(call, work) };
+        let service = &old.service;
+        self.hooks_are_done(service);
+        if let Some(batches) = self.batches.get_mut(service) {
+            batches.add(Wanted { call, old: old.clone(), new: Some(id) });
+            self.go_on(service, work);
+        }
+    }
+
+    /// A container that is not rolled starts; one that a stand-in has stood in for is not reached before it is ready.
+    fn start_another(&self, call: HeldCall, work: &mut Work<'a>) {
+        let replaced = self.new_of.iter().find(|(_, new)| **new == call.container);
+        let service = replaced.and_then(|(old, _)| self.service_of(old));
+        let Some((inside, service)) = self.inside.zip(service).filter(|(inside, service)| inside.has(service)) else {
+            return call.pass();
+        };
+        work.push(async move { Ended::Noticed { outcome: inside.start(service, call).await } }.boxed_local());
+    }
+
+    /// Compose starts one container of a service after the other, each when it is through with the one before.
+    fn hooks_are_done(&mut self, service: &str) {
+        for (_, waiting) in self.hooks.extract_if(.., |(of, _)| of == service) {
+            // Whoever has given up does not wait any more.
+            let _ = waiting.send(true);
+        }
+    }
+
+    fn rolling(&self, service: &str) -> Option<&'a RollingPlan> {
+        self.plan.rolling.iter().find(|rolling| rolling.service == service)
+    }
+
+    /// The running container that a new one is to replace, where Compose starts the new one itself.
+    fn predecessor(&self, new: &str) -> Option<&'a Container> {
+        let (old, _) = self.new_of.iter().find(|(_, id)| *id == new)?;
+        self.observed.containers.iter().find(|one| one.id == *old).filter(|old| self.compose_starts_successor(old))
+    }
+
+    fn compose_starts_successor(&self, old: &Container) -> bool {
+        let starts = self.rolling(&old.service).and_then(|rolling| rolling.compose_starts);
+        old.running && starts.is_some() && self.new_of.contains_key(&old.id)
+    }
+
+    /// Whether those of a service that were replaced go back if others fail.
+    fn is_kept(&self, service: &str) -> bool {
+        self.rolling(service).is_some_and(|rolling| rolling.update.rolls_back())
+    }
+
+    fn service_of(&self, id: &str) -> Option<&'a str> {
+        self.observed.containers.iter().find(|one| one.id == id).map(|one| one.service.as_str())
+    }
+
+    /// Whether an old container is kept and its service goes back.
+    fn goes_back(&self, old: &str) -> bool {
+        self.aside.contains(old) && self.service_of(old).is_some_and(|service| self.back.contains(service))
+    }
+
+    fn services_that_go_back(&self) -> Vec<GoesBack<'a>> {
+        let kept = |service: &str| {
+            let all = self.observed.containers.iter();
+            let old = all.filter(|old| old.service == service && self.aside.contains(&old.id));
+            old.filter_map(|old| Some((old, self.new_of.get(&old.id)?.clone()))).collect()
+        };
+        let plans = self.back.iter().filter_map(|service| self.rolling(service));
+        plans
+            .map(|plan| GoesBack {
+                plan,
+                replaced: kept(&plan.service),
+                joined: self.joined.iter().filter(|(_, of)| **of == plan.service).map(|(id, _)| id.clone()).collect(),
+            })
+            .filter(|back: &GoesBack<'_>| !back.replaced.is_empty() || !back.joined.is_empty())
+            .collect()
     }
 
     /// The service that is rolled and that a new container without a predecessor belongs to, by Compose's way to name them.
@@ -227,19 +368,31 @@ impl<'a> Roll<'a> {
         self.batches.keys().find(|service| beginning(service, '-') || beginning(service, '_')).cloned()
     }
 
-    fn hear_ending(&mut self, call: HeldCall, work: &mut Work<'a>) {
+    fn hear_ending(&mut self, call: HeldCall, ending: Ending, work: &mut Work<'a>) {
         let Some(old) = self.observed.containers.iter().find(|one| one.id == call.container) else {
             return call.refuse("handover does not know this container");
         };
         let may_end = self.released.contains(&old.id) || !old.running;
         if may_end {
-            if call.ending == Ending::Remove && !self.new_of.contains_key(&old.id) {
+            let new = self.new_of.get(&old.id);
+            if ending == Ending::Remove && new.is_none() {
                 // One that is not replaced is through with its removal.
                 let service = old.service.clone();
                 call.pass();
                 return self.end_one(&service, true, work);
             }
+            if let Some(new) = new.filter(|_| ending == Ending::Remove && old.running && self.is_kept(&old.service)) {
+                let (hands, service, name) = (self.hands, old.service.clone(), name_aside(new, &old.name));
+                let setting_aside = async move {
+                    let outcome = hands.deploy.engine.rename(&call.container, &name).await;
+                    Ended::Aside { service, call, outcome }
+                };
+                return work.push(setting_aside.boxed_local());
+            }
             return call.pass();
+        }
+        if self.compose_starts_successor(old) {
+            return call.done();
         }
         if let Some(batches) = self.batches.get_mut(&old.service) {
             let new = self.new_of.get(&old.id).cloned();
@@ -260,21 +413,37 @@ impl<'a> Roll<'a> {
 
     /// Begins what is next in a service.
     fn go_on(&mut self, service: &str, work: &mut Work<'a>) {
-        let Some(batches) = self.batches.get_mut(service) else { return };
+        let Some(batches) = self.batches.get_mut(service).filter(|_| !self.over) else { return };
         match batches.what_next() {
             Next::Nothing => {}
             Next::Begin(all) => {
                 let hands = self.hands;
+                let monitor = self.rolling(service).map_or(0.0, |rolling| rolling.update.monitor);
                 for Wanted { mut call, old, new } in all {
                     let service = service.to_owned();
-                    let replacing = async move {
-                        let outcome = match new {
-                            Some(new) => hands.replace(&old, &new, &mut call).await,
-                            None => hands.retire(&old, &mut call).await,
-                        };
-                        Ended::Replaced { service, call, outcome }
+                    let work_on_it = match new {
+                        Some(new) if call.wants == Wants::Start => {
+                            let (hooks, keep) = (self.wait_for_hooks(&service), self.is_kept(&service));
+                            async move {
+                                let replacing = hands.replace_when_compose_starts(&old, &new, call, hooks, keep);
+                                let outcome = replacing.await;
+                                Ended::Succeeded { old: old.id, service, outcome }
+                            }
+                            .boxed_local()
+                        }
+                        Some(new) => async move {
+                            let replacing = hands.replace(&old, &new, monitor, ready(Ok(())), call.abandoned());
+                            let outcome = replacing.await;
+                            Ended::Replaced { service, call, outcome }
+                        }
+                        .boxed_local(),
+                        None => async move {
+                            let outcome = hands.retire(&old, &mut call).await;
+                            Ended::Replaced { service, call, outcome }
+                        }
+                        .boxed_local(),
                     };
-                    work.push(replacing.boxed_local());
+                    work.push(work_on_it);
                 }
             }
             Next::Delay(seconds) => {
@@ -291,6 +460,17 @@ impl<'a> Roll<'a> {
         }
     }
 
+    /// What tells whether Compose is through with what it does after a start; none where it does nothing.
+    fn wait_for_hooks(&mut self, service: &str) -> Option<oneshot::Receiver<bool>> {
+        let starts = self.rolling(service)?.compose_starts;
+        if starts != Some(ComposeStarts::Hooks) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.hooks.push((service.to_owned(), sender));
+        Some(receiver)
+    }
+
     fn note(&mut self, ended: Ended, work: &mut Work<'a>) {
         match ended {
             Ended::Delay { service } => {
@@ -305,11 +485,35 @@ impl<'a> Roll<'a> {
                     self.deploy.events.emit(Event::Note(format!("{}{why}", failure.what)));
                 }
             }
-            Ended::Joined { outcome } => {
+            Ended::Joined { service, outcome } => {
                 if let Err(failure) = outcome {
                     self.failure.get_or_insert(failure);
+                    if let Some(batches) = self.batches.get_mut(&service) {
+                        batches.newcomer_failed();
+                    }
+                    self.note_way_back(&service);
+                    self.go_on(&service, work);
                 }
             }
+            Ended::Aside { call, outcome: Ok(()), .. } => {
+                self.aside.insert(call.container.clone());
+                call.done();
+            }
+            Ended::Aside { service, call, outcome: Err(failure) } => {
+                if let Some(new) = self.new_of.get(&call.container) {
+                    self.to_rename.remove(new);
+                }
+                self.refusals.push((call, failure.what.clone()));
+                self.fail_one(&service, failure, work);
+            }
+            Ended::Succeeded { old, service, outcome: Ok(drained) } => {
+                self.rolled.drained.add(&drained);
+                if self.is_kept(&service) {
+                    self.aside.insert(old);
+                }
+                self.end_one(&service, true, work);
+            }
+            Ended::Succeeded { service, outcome: Err(failure), .. } => self.fail_one(&service, failure, work),
             Ended::Replaced { service, call, outcome: Ok(drained) } => {
                 self.rolled.drained.add(&drained);
                 if let Some(new) = self.new_of.get(&call.container) {
@@ -320,9 +524,21 @@ impl<'a> Roll<'a> {
             }
             Ended::Replaced { service, call, outcome: Err(failure) } => {
                 self.refusals.push((call, failure.what.clone()));
-                self.failure.get_or_insert(failure);
-                self.end_one(&service, false, work);
+                self.fail_one(&service, failure, work);
             }
+        }
+    }
+
+    fn fail_one(&mut self, service: &str, failure: Failure, work: &mut Work<'a>) {
+        self.failure.get_or_insert(failure);
+        self.end_one(service, false, work);
+        self.note_way_back(service);
+    }
+
+    /// If too many have failed, those that were replaced go back once Compose has ended.
+    fn note_way_back(&mut self, service: &str) {
+        if self.batches.get(service).is_some_and(Batches::goes_back) {
+            self.back.insert(service.to_owned());
         }
     }
 
@@ -338,6 +554,18 @@ impl<'a> Roll<'a> {
         if work.is_empty() && self.to_rename.is_empty() {
             self.refusals.drain(..).for_each(|(call, why)| call.refuse(why));
         }
+    }
+}
+
+/// What was replaced serves on where it could not be taken back.
+fn not_gone_back(failure: Failure) -> Failure {
+    let why = failure.why.map_or(failure.what.clone(), |why| format!("{}: {why}", failure.what));
+    Failure {
+        exit: Exit::Unfinished,
+        what: "not all containers could go back to the old version; those that could not serve the new one".to_owned(),
+        why: Some(why),
+        hint: Some("run handover up again, with a version that starts".to_owned()),
+        logs: failure.logs,
     }
 }
 

@@ -2,37 +2,44 @@
 
 use handover_core::plan::StandInPlan;
 use handover_core::standin;
+use handover_core::wire::Containers;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::compose::Compose;
 use crate::engine::Engine;
-use crate::engine_proxy::{EngineProxy, MayStart};
+use crate::engine_proxy::{Call, EngineProxy, HeldCall};
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
 /// A stand-in on its way: Compose makes its containers, and none of them is started before [`BringUp::finish`].
 pub(super) struct BringUp {
     project: String,
-    may_start: MayStart,
+    may_start: oneshot::Sender<()>,
     compose: JoinHandle<std::result::Result<(), String>>,
-    proxy: EngineProxy,
 }
 
 impl BringUp {
     /// Begins. A stand-in that is there already is brought up to what is wanted.
     pub(super) fn begin(compose: &Compose, engine: &Engine, plan: &StandInPlan, events: &Events) -> Result<Self> {
-        let (proxy, may_start) = EngineProxy::holding_starts(engine)?;
+        let (proxy, calls) = EngineProxy::open(engine, Containers::default())?;
+        let (may_start, word) = oneshot::channel();
         let compose = compose.through(proxy.host());
         let (project, document, events) = (plan.project.clone(), plan.document.to_string(), events.clone());
-        let compose = tokio::spawn(async move { compose.up_document(&project, &document, &events).await });
-        Ok(Self { project: plan.project.clone(), may_start, compose, proxy })
+        let compose = tokio::spawn(async move {
+            let up = compose.up_document(&project, &document, &events);
+            let up = hold_starts(up, calls, word).await;
+            drop(proxy);
+            up
+        });
+        Ok(Self { project: plan.project.clone(), may_start, compose })
     }
 
     /// Lets the containers start; their ids, once Compose is through.
     pub(super) async fn finish(self, engine: &Engine) -> Result<Vec<String>> {
-        self.may_start.say();
+        // Compose that has ended already says why below.
+        let _ = self.may_start.send(());
         let up = self.compose.await.unwrap_or_else(|error| Err(error.to_string()));
-        drop(self.proxy);
         up.map_err(|words| Failure::new(Exit::DeployFailed, "the stand-in could not be brought up").because(words))?;
         let containers = engine.containers_of_project(&self.project).await?;
         Ok(containers.into_iter().map(|(id, _)| id).collect())
@@ -44,6 +51,35 @@ impl BringUp {
         // It fails at the first start; nothing that it makes may come after the look at what is to be removed.
         let _ = self.compose.await;
         remove(engine, &self.project, &[]).await
+    }
+}
+
+/// Compose at work: what it wants to start waits for the word, and is refused if that does not come.
+async fn hold_starts<T>(
+    up: impl Future<Output = T>,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    mut word: oneshot::Receiver<()>,
+) -> T {
+    let mut waiting = Vec::new();
+    let mut said = None;
+    tokio::pin!(up);
+    loop {
+        tokio::select! {
+            result = &mut up => return result,
+            word = &mut word, if said.is_none() => {
+                said = Some(word.is_ok());
+                if word.is_ok() {
+                    waiting.drain(..).for_each(HeldCall::pass);
+                }
+                // Dropped, they are refused.
+                waiting.clear();
+            }
+            Some(call) = calls.recv() => match (call, said) {
+                (Call::Held(call), Some(true)) => call.pass(),
+                (Call::Held(call), None) => waiting.push(call),
+                _ => {}
+            },
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use handover_core::switch::{PortLead, Protocol};
 use super::cutover::Guard;
 use super::drain::{Drains, forget_udp, udp_flows};
 use super::gate::{ContainerEvents, Gate};
+use super::inside::Inside;
 use super::{Outcome, settle, standin};
 use crate::cli::UpArgs;
 use crate::compose::Compose;
@@ -50,9 +51,9 @@ impl Deploy {
         interrupt: &Interrupt,
     ) -> Result<Proof> {
         let mut proof = Proof::default();
-        self.settle(plan, observed, interrupt, &mut proof).await?;
+        self.settle(plan, observed, interrupt, None, &mut proof).await?;
         let services: Vec<&str> = plan.settled_services().collect();
-        self.gate_real(&services, observed).await?;
+        self.gate_real(&services, observed, false).await?;
         settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
         Ok(proof)
     }
@@ -63,15 +64,18 @@ impl Deploy {
         plan: &Plan,
         observed: &Observation,
         interrupt: &Interrupt,
+        inside: Option<&Inside<'_>>,
         proof: &mut Proof,
     ) -> Result<()> {
-        if plan.rolling.is_empty() {
+        if plan.rolling.is_empty() && inside.is_none() {
             let settling = settle::settle(&self.compose, plan, &self.args, &self.events);
             return self.events.step(Step::Settle, settling).await;
         }
-        let rolled = self.settle_rolling(plan, observed, interrupt).await?;
+        let rolled = self.settle_rolling(plan, observed, interrupt, inside).await?;
         proof.live = proof.live.or(rolled.live);
-        proof.led.push(("rolled containers".to_owned(), rolled.led));
+        if !plan.rolling.is_empty() {
+            proof.led.push(("rolled containers".to_owned(), rolled.led));
+        }
         proof.drained.add(&rolled.drained);
         Ok(())
     }
@@ -107,8 +111,8 @@ impl Deploy {
             .await
     }
 
-    /// Gates the containers that Compose has made.
-    pub(super) async fn gate_real(&self, services: &[&str], observed: &Observation) -> Result<()> {
+    /// Gates the containers that Compose has made; `led`: on the host their addresses lead elsewhere meanwhile.
+    pub(super) async fn gate_real(&self, services: &[&str], observed: &Observation, led: bool) -> Result<()> {
         let mut changes: ContainerEvents = self.engine.container_events(&self.project.name).boxed();
         let containers = self.engine.containers_of_project(&self.project.name).await?;
         let ids: Vec<String> = containers
@@ -116,7 +120,8 @@ impl Deploy {
             .filter(|(_, service)| services.contains(&service.as_str()))
             .map(|(id, _)| id)
             .collect();
-        self.events.step(Step::GateReal, self.gate(observed).pass(&ids, &mut changes)).await?;
+        let gate = Gate { used: led.then(Vec::new), ..self.gate(observed) };
+        self.events.step(Step::GateReal, gate.pass(&ids, &mut changes)).await?;
         Ok(())
     }
 
@@ -126,10 +131,15 @@ impl Deploy {
         guard: Guard,
         standin: &StandInPlan,
         leads: &[PortLead],
+        inside: Option<&Inside<'_>>,
         proof: &mut Proof,
     ) -> Result<()> {
         let entries = self.standin_entries(standin).await?;
         let drains = Drains::listen(self, &entries)?;
+        let behind = match inside {
+            Some(inside) => inside.listen_behind(true).await?,
+            None => Drains::default(),
+        };
         self.events
             .step(Step::Cutback, async {
                 let counters = guard.counters().await?;
@@ -137,7 +147,7 @@ impl Deploy {
                 guard.release().await
             })
             .await?;
-        let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains)).await?;
+        let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, behind)).await?;
         proof.drained.add(&retired);
         guard.remove(&self.engine).await
     }
@@ -148,10 +158,12 @@ impl Deploy {
         standin: &StandInPlan,
         entries: &[(String, Inspected)],
         drains: Drains,
+        behind: Drains,
     ) -> Result<DrainSummary> {
         let flows = udp_flows(&standin.ports, entries);
         forget_udp(&self.session, &flows).await?;
-        let drained = drains.finish(&self.session, &self.events).await?;
+        let mut drained = drains.finish(&self.session, &self.events).await?;
+        drained.add(&behind.finish(&self.session, &self.events).await?);
         standin::remove(&self.engine, &standin.project, &standin.tiers).await?;
         forget_udp(&self.session, &flows).await?;
         Ok(drained)

@@ -44,16 +44,19 @@ struct State {
     gateways: BTreeSet<IpAddr>,
     /// Containers that are being started and whose addresses are not known yet.
     starting: BTreeSet<String>,
+    /// Addresses of containers that are on these networks and are no peers.
+    others: BTreeSet<IpAddr>,
 }
 
 impl Switch {
-    /// Finds the peers: all containers on these networks, and the host. Only what an earlier deploy has kept is
-    /// led. `udp`: whether UDP is served.
+    /// Finds the peers: all containers on these networks but the `others`, and the host. Only what an earlier deploy has kept
+    /// is led. `udp`: whether UDP is served.
     pub(super) async fn begin(
         engine: &Engine,
         session: &Helper,
         observed: &Observation,
         networks: BTreeSet<String>,
+        others: &[Inspected],
         udp: bool,
         kept: &[AddressLead],
     ) -> Result<Self> {
@@ -67,13 +70,14 @@ impl Switch {
                 leads.adopt(network, *lead);
             }
         }
-        let state = Mutex::new(State { leads, ..State::default() });
+        let addresses = others.iter().flat_map(addresses).map(|(_, address)| address).collect();
+        let state = Mutex::new(State { leads, others: addresses, ..State::default() });
         let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
         let ours = observed.containers.iter().chain(&observed.half_replaced);
         let near = ours
             .chain(&observed.standin)
             .chain(&observed.foreign)
-            .filter(|container| container.running)
+            .filter(|container| container.running && !others.iter().any(|other| other.id == container.id))
             .filter(|container| container.networks.keys().any(|network| switch.networks.contains_key(network)));
         let inspected = join_all(near.map(|container| engine.inspect(&container.id))).await;
         let mut state = switch.state.lock().await;
@@ -245,7 +249,8 @@ impl Switch {
             return Vec::new();
         }
         let containers = state.peers.values().flat_map(|peer| peer.addresses.iter().map(|(_, address)| *address));
-        let known: Vec<IpAddr> = containers.chain(state.gateways.iter().copied()).chain(state.leads.led()).collect();
+        let known = containers.chain(state.gateways.iter().chain(&state.others).copied());
+        let known: Vec<IpAddr> = known.chain(state.leads.led()).collect();
         let subnets = self.networks.values().flatten();
         subnets
             .map(|(network, prefix)| ClosedNetwork { network: *network, prefix: *prefix, known: known.clone() })

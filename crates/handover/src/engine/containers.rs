@@ -1,6 +1,8 @@
 //! Containers: our own two (guard and session helper), and the few things done to the user's: inspect, stop, remove, read
 //! the log. Nothing is stopped or removed here that a caller did not name by id.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
 use bollard::exec::StartExecResults;
@@ -30,21 +32,37 @@ pub(crate) enum Role {
     Session,
     /// Keeps leads after a rolling deploy, for peers that go on calling an address that is gone.
     Keeper,
+    /// Looks at what containers hold open, and can do nothing else: no lock, no network.
+    Look,
 }
 
 impl Role {
-    /// The word on its label and in its name; also the hidden command that it runs.
+    /// The word on its label and in its name.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Guard => "guard",
             Self::Session => "session",
             Self::Keeper => "keeper",
+            Self::Look => "look",
         }
     }
 
-    /// Name of its container; unique in the engine, which is what makes the session helper a lock.
+    /// The hidden command that it runs.
+    fn command(self) -> &'static str {
+        match self {
+            // The same ears and mouth; what it may do is up to its container.
+            Self::Look => Self::Session.word(),
+            role => role.word(),
+        }
+    }
+
+    /// Name of its container; unique in the engine, which is what makes the session helper a lock. A look has one of its own each
+    /// time, because many may look at once.
     pub(crate) fn container_name(self, project: &str) -> String {
-        format!("handover-{project}-{}", self.word())
+        match self {
+            Self::Look => format!("handover-{project}-look-{:016x}", RandomState::new().build_hasher().finish()),
+            role => format!("handover-{project}-{}", role.word()),
+        }
     }
 }
 
@@ -85,11 +103,11 @@ impl Engine {
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             entrypoint: Some(vec!["/handover".to_owned()]),
-            cmd: Some(vec![role.word().to_owned()]),
+            cmd: Some(vec![role.command().to_owned()]),
             labels: Some(labels.into()),
             open_stdin: Some(true),
-            // The session helper ends when this connection does; the others outlive it.
-            stdin_once: Some(role == Role::Session),
+            // The session helper and a look end when this connection does; the others outlive it.
+            stdin_once: Some(matches!(role, Role::Session | Role::Look)),
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             host_config: Some(host_config(role)),
@@ -318,6 +336,14 @@ fn host_config(role: Role) -> HostConfig {
             config.pid_mode = Some("host".to_owned());
             let needed = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_NICE", "SYS_PTRACE"];
             config.cap_add = Some(needed.map(str::to_owned).to_vec());
+            config.security_opt = Some(["no-new-privileges", "apparmor=unconfined"].map(str::to_owned).to_vec());
+            config.readonly_rootfs = Some(true);
+        }
+        Role::Look => {
+            config.auto_remove = Some(true);
+            config.network_mode = Some("none".to_owned());
+            config.pid_mode = Some("host".to_owned());
+            config.cap_add = Some(["DAC_READ_SEARCH", "SYS_PTRACE"].map(str::to_owned).to_vec());
             config.security_opt = Some(["no-new-privileges", "apparmor=unconfined"].map(str::to_owned).to_vec());
             config.readonly_rootfs = Some(true);
         }

@@ -3,6 +3,7 @@
 mod connect;
 mod containers;
 mod image;
+mod names;
 mod observe;
 
 pub(crate) use connect::Engine;

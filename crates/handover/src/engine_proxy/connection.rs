@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use handover_core::wire::{self, Ending, WireCall};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
-use super::held::Word;
+use super::held::{Wants, Word};
 use super::upstream::{Lost, Upstream};
 use super::{Call, HeldCall, Shared};
 
@@ -75,31 +75,65 @@ impl Connection {
             self.shared.containers().removed(&id);
         }
         match call {
+            Some(WireCall::List) if self.shared.containers().hide_any() => self.leave_out_hidden(response).await,
             Some(call) => self.tell(call, response).await,
             None => Ok(response.map(Either::Left)),
         }
     }
 
-    /// Waits for the deploy's word where a call would end a held container, or start one while none may be started.
+    /// Waits for the deploy's word where a call is about a container that is held or was made under way.
     async fn hold(&self, call: Option<&WireCall>) -> Held {
-        if let Some(WireCall::Start { .. }) = call {
-            return match self.shared.starts.clone().wait_for(|may_start| *may_start).await {
-                Ok(_) => Held::Pass(None),
-                Err(_) => Held::Answer(said(StatusCode::CONFLICT, "the deploy has ended before anything was started")),
-            };
+        let named = match call {
+            Some(
+                WireCall::End { container, .. } | WireCall::Start { container } | WireCall::Rename { container, .. },
+            ) => container.as_str(),
+            _ => "",
+        };
+        if self.shared.containers().is_hidden(named) {
+            return Held::Answer(said(StatusCode::NOT_FOUND, &format!("No such container: {named}")));
         }
-        let Some(WireCall::End { ending, container }) = call else {
+        let Some((wants, id)) = self.wanted(call) else {
             return Held::Pass(None);
         };
-        let Some(id) = self.shared.containers().held(container).map(str::to_owned) else {
-            return Held::Pass(None);
-        };
-        let (call, waiting) = HeldCall::new(*ending, id.clone());
+        let removes = wants == Wants::End(Ending::Remove);
+        let (call, waiting) = HeldCall::new(wants, id.clone());
         self.shared.tell(Call::Held(call));
         match waiting.word().await {
-            Word::Pass => Held::Pass((*ending == Ending::Remove).then_some(id)),
+            Word::Pass => Held::Pass(removes.then_some(id)),
+            Word::Done => {
+                if removes {
+                    self.shared.containers().hide(&id);
+                }
+                let mut done = Response::new(Either::Right(Full::default()));
+                *done.status_mut() = StatusCode::NO_CONTENT;
+                Held::Answer(done)
+            }
             Word::Refuse(why) => Held::Answer(said(StatusCode::CONFLICT, &why)),
         }
+    }
+
+    fn wanted(&self, call: Option<&WireCall>) -> Option<(Wants, String)> {
+        let containers = self.shared.containers();
+        let (wants, id) = match call? {
+            WireCall::End { ending, container } => (Wants::End(*ending), containers.held(container)),
+            WireCall::Start { container } => (Wants::Start, containers.made_here(container)),
+            WireCall::Rename { container, .. } => (Wants::Rename, containers.made_here(container)),
+            WireCall::Create { .. } | WireCall::List => return None,
+        };
+        Some((wants, id?.to_owned()))
+    }
+
+    /// Leaves out of a list of containers what Compose takes for removed.
+    async fn leave_out_hidden(&self, response: Response<Incoming>) -> Result<Response<Body>, hyper::Error> {
+        let (mut head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let left = self.shared.containers().without_hidden(&body);
+        if left.is_some() {
+            head.headers.remove(CONTENT_LENGTH);
+            head.headers.remove(TRANSFER_ENCODING);
+        }
+        let body = left.map_or(body, Bytes::from);
+        Ok(Response::from_parts(head, Either::Right(Full::new(body))))
     }
 
     /// Tells the deploy what the engine has done, before Compose hears of it.
@@ -122,10 +156,6 @@ impl Connection {
                 let id = containers.id(&container).map_or(container.clone(), str::to_owned);
                 containers.renamed(&id, &name);
                 self.shared.tell(Call::Renamed { id });
-            }
-            WireCall::Start { container } if done => {
-                let id = self.shared.containers().id(&container).map_or(container.clone(), str::to_owned);
-                self.shared.tell(Call::Started { id });
             }
             _ => {}
         }

@@ -3,20 +3,32 @@
 use handover_core::wire::Ending;
 use tokio::sync::oneshot;
 
-/// A call of Compose that would end a held container. Dropped without a word, it is refused.
+/// A call of Compose that waits for the deploy's word. Dropped without one, it is refused.
 #[derive(Debug)]
 pub(crate) struct HeldCall {
-    /// How the container would end.
-    pub(crate) ending: Ending,
+    /// What would happen to the container.
+    pub(crate) wants: Wants,
     /// Its full id.
     pub(crate) container: String,
     word: oneshot::Sender<Word>,
+}
+
+/// What Compose wants of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    /// A held one is to end.
+    End(Ending),
+    /// One that was made under way is to start.
+    Start,
+    /// One that was made under way is to get another name.
+    Rename,
 }
 
 /// What becomes of a held call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Word {
     Pass,
+    Done,
     Refuse(String),
 }
 
@@ -24,14 +36,20 @@ pub(super) enum Word {
 pub(super) struct Waiting(oneshot::Receiver<Word>);
 
 impl HeldCall {
-    pub(super) fn new(ending: Ending, container: String) -> (Self, Waiting) {
+    pub(super) fn new(wants: Wants, container: String) -> (Self, Waiting) {
         let (word, waiting) = oneshot::channel();
-        (Self { ending, container, word }, Waiting(waiting))
+        (Self { wants, container, word }, Waiting(waiting))
     }
 
     /// Passes the call on to the engine. Does nothing if Compose has given up.
     pub(crate) fn pass(self) {
         self.say(Word::Pass);
+    }
+
+    /// Answers Compose as if the engine had done it; the engine hears nothing. A container that was to be removed is no longer told
+    /// of to Compose. Does nothing if Compose has given up.
+    pub(crate) fn done(self) {
+        self.say(Word::Done);
     }
 
     /// Answers Compose with a conflict, so that it gives up and tells why. The engine hears nothing.

@@ -4,9 +4,10 @@
 //! their half-close, header names as they are written. One connection to the engine for each of the client's, used again for its
 //! next request. A client that goes takes its connection to the engine with it.
 //!
-//! Only the calls of [`handover_core::wire`] are looked at. A call that would end a *held* container waits for the deploy's
-//! word; without one it is refused, so that nothing that goes wrong on our side stops a container. Where the deploy wants it so,
-//! no container is started before its word either.
+//! Only the calls of [`handover_core::wire`] are looked at. A call that would end a *held* container, or start or rename one that
+//! Compose has made under way, waits for the deploy's word; without one it is refused, so that nothing that goes wrong on our side
+//! stops a container. Of what the deploy says is done in its own way Compose hears success, and of a container that is kept so,
+//! nothing more.
 //!
 //! Not passed on: a hijacked connection that does not ask for an upgrade (no client since Docker 1.10 does so), and a request
 //! line longer than 64 KiB. `Expect: 100-continue` is answered here, when the engine's connection takes the body.
@@ -23,13 +24,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use handover_core::wire::Containers;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure, Result};
 
-pub(crate) use held::HeldCall;
+pub(crate) use held::{HeldCall, Wants};
 
 /// A socket that leads to the engine. Dropping it ends it: connections are cut, what is held is never passed.
 #[derive(Debug)]
@@ -53,15 +54,10 @@ pub(crate) enum Call {
         /// Full id of the held container that it is to replace, by its temporary name.
         replaces: Option<String>,
     },
-    /// Compose wants to end a held container and waits for the word.
+    /// Compose wants to end a held container, or to start or rename one that it has made, and waits for the word.
     Held(HeldCall),
     /// The engine has renamed a container. Told before Compose hears of it.
     Renamed {
-        /// Full id of one that is held or was made under way; of another whatever Compose calls it.
-        id: String,
-    },
-    /// The engine has started a container, or it ran already. Told before Compose hears of it.
-    Started {
         /// Full id of one that is held or was made under way; of another whatever Compose calls it.
         id: String,
     },
@@ -73,20 +69,6 @@ struct Shared {
     upstream: PathBuf,
     containers: Mutex<Containers>,
     calls: mpsc::UnboundedSender<Call>,
-    /// Whether containers may be started.
-    starts: watch::Receiver<bool>,
-}
-
-/// The word that containers may be started. Dropped without it, starts are refused from then on.
-#[derive(Debug)]
-pub(crate) struct MayStart(watch::Sender<bool>);
-
-impl MayStart {
-    /// Passes on the starts that wait, and all that come.
-    pub(crate) fn say(&self) {
-        // A proxy that is gone has nobody waiting.
-        let _ = self.0.send(true);
-    }
 }
 
 impl Shared {
@@ -104,32 +86,19 @@ impl EngineProxy {
     /// Opens a socket to the engine. From now on nobody who uses it ends one of the held containers without the word of the
     /// receiver's owner.
     pub(crate) fn open(engine: &Engine, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
-        let (_, starts) = watch::channel(true);
-        let (mut proxy, calls) = Self::to_socket(engine.socket(), held, starts)?;
+        let (mut proxy, calls) = Self::to_socket(engine.socket(), held)?;
         proxy._engine = Some(engine.clone());
         Ok((proxy, calls))
     }
 
-    /// Opens a socket to the engine that holds nothing but starts: containers can be made, and run once the word is said.
-    pub(crate) fn holding_starts(engine: &Engine) -> Result<(Self, MayStart)> {
-        let (may_start, starts) = watch::channel(false);
-        let (mut proxy, _) = Self::to_socket(engine.socket(), Containers::default(), starts)?;
-        proxy._engine = Some(engine.clone());
-        Ok((proxy, MayStart(may_start)))
-    }
-
-    fn to_socket(
-        upstream: &Path,
-        held: Containers,
-        starts: watch::Receiver<bool>,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
+    fn to_socket(upstream: &Path, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
         let failed = |error: std::io::Error| {
             Failure::new(Exit::Engine, "the proxy between Compose and the engine cannot be opened").because(error)
         };
         let directory = private_directory().map_err(failed)?;
         let listener = UnixListener::bind(directory.path().join("engine.sock")).map_err(failed)?;
         let (sender, calls) = mpsc::unbounded_channel();
-        let shared = Shared { upstream: upstream.to_owned(), containers: Mutex::new(held), calls: sender, starts };
+        let shared = Shared { upstream: upstream.to_owned(), containers: Mutex::new(held), calls: sender };
         let accepting = tokio::spawn(accept(listener, Arc::new(shared))).abort_handle();
         Ok((Self { accepting, directory, _engine: None }, calls))
     }

@@ -29,18 +29,8 @@ fn setup() -> Setup {
     let engine = UnixListener::bind(&socket).unwrap();
     let held =
         Containers::holding([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
-    let (_, starts) = watch::channel(true);
-    let (proxy, calls) = EngineProxy::to_socket(&socket, held, starts).unwrap();
+    let (proxy, calls) = EngineProxy::to_socket(&socket, held).unwrap();
     Setup { proxy, calls, engine, directory }
-}
-
-/// One that starts nothing before the word.
-fn setup_holding_starts() -> (Setup, MayStart) {
-    let setup = setup();
-    let (may_start, starts) = watch::channel(false);
-    let socket = setup.directory.path().join("fake.sock");
-    let (proxy, calls) = EngineProxy::to_socket(&socket, Containers::default(), starts).unwrap();
-    (Setup { proxy, calls, ..setup }, MayStart(may_start))
 }
 
 impl Setup {
@@ -378,10 +368,11 @@ async fn a_rename_by_a_temporary_name_is_told_with_the_id() {
     head(&mut client).await;
     hears(&mut client, &body).await;
     say(&mut client, &post("/containers/0123456789ab_shop-web-1/rename?name=shop-web-1")).await;
+    assert!(matches!(setup.call().await, Call::Created { .. }));
+    setup.held().await.pass();
     head(&mut engine).await;
     say(&mut engine, EMPTY).await;
     head(&mut client).await;
-    assert!(matches!(setup.call().await, Call::Created { .. }));
     assert!(matches!(setup.call().await, Call::Renamed { id } if id == NEW));
 }
 
@@ -400,46 +391,61 @@ async fn what_the_engine_refuses_is_not_told_as_done() {
 }
 
 #[tokio::test]
-async fn starts_and_renames_are_told_once_they_are_done() {
+async fn renames_are_told_once_they_are_done() {
     let mut setup = setup();
-    for path in ["start", "rename?name=shop-web-1"] {
-        let mut client = setup.client_that_says(&post(&format!("/containers/{NEW}/{path}"))).await;
-        let mut engine = setup.engine().await;
-        head(&mut engine).await;
-        assert!(setup.calls.try_recv().is_err());
-        say(&mut engine, EMPTY).await;
-        head(&mut client).await;
-        match setup.calls.try_recv().unwrap() {
-            Call::Started { id } => assert_eq!((path, id.as_str()), ("start", NEW)),
-            Call::Renamed { id } => assert_eq!((path, id.as_str()), ("rename?name=shop-web-1", NEW)),
-            other => panic!("{other:?}"),
-        }
-    }
+    let mut client = setup.client_that_says(&post(&format!("/containers/{NEW}/rename?name=shop-web-1"))).await;
+    let mut engine = setup.engine().await;
+    head(&mut engine).await;
+    assert!(setup.calls.try_recv().is_err());
+    say(&mut engine, EMPTY).await;
+    head(&mut client).await;
+    assert!(matches!(setup.call().await, Call::Renamed { id } if id == NEW));
 }
 
 #[tokio::test]
-async fn containers_are_made_before_the_word_and_started_after_it() {
-    let (setup, may_start) = setup_holding_starts();
-    let mut starting = setup.client_that_says(&post(&format!("/containers/{NEW}/start"))).await;
-    let mut making = setup.client_that_says(&post("/containers/create?name=shop-web-1")).await;
+async fn what_was_made_under_way_waits_for_the_word_before_it_starts_or_is_renamed() {
+    let mut setup = setup();
+    let mut client = setup.client_that_says(&post("/containers/create?name=0123456789ab_shop-web-1")).await;
     let mut engine = setup.engine().await;
-    assert!(head(&mut engine).await.starts_with("POST /containers/create?name=shop-web-1 "));
-    say(&mut engine, EMPTY).await;
-    head(&mut making).await;
-    may_start.say();
-    let mut engine = setup.engine().await;
-    assert!(head(&mut engine).await.starts_with(&format!("POST /containers/{NEW}/start ")));
-    say(&mut engine, EMPTY).await;
-    assert!(head(&mut starting).await.starts_with("HTTP/1.1 204 "));
-}
+    head(&mut engine).await;
+    let body = format!(r#"{{"Id":"{NEW}"}}"#);
+    say(&mut engine, &format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    head(&mut client).await;
+    hears(&mut client, &body).await;
+    assert!(matches!(setup.call().await, Call::Created { .. }));
 
-#[tokio::test]
-async fn without_the_word_nothing_is_started() {
-    let (setup, may_start) = setup_holding_starts();
-    let mut starting = setup.client_that_says(&post(&format!("/containers/{NEW}/start"))).await;
-    drop(may_start);
-    assert!(head(&mut starting).await.starts_with("HTTP/1.1 409 "));
+    say(&mut client, &post("/containers/0123456789ab_shop-web-1/rename?name=shop-web-1")).await;
+    let held = setup.held().await;
+    assert_eq!((held.wants, held.container.as_str()), (Wants::Rename, NEW));
+    held.done();
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 204 "));
+    say(&mut client, &post(&format!("/containers/{NEW}/start"))).await;
+    let held = setup.held().await;
+    assert_eq!((held.wants, held.container.as_str()), (Wants::Start, NEW));
     setup.engine_has_heard_nothing().await;
+    held.pass();
+    assert!(head(&mut engine).await.starts_with(&format!("POST /containers/{NEW}/start ")));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_only_said_to_be_done_hides_the_container() {
+    let mut setup = setup();
+    let mut client =
+        setup.client_that_says(&format!("DELETE /containers/{OLD} HTTP/1.1\r\nHost: docker\r\n\r\n")).await;
+    setup.held().await.done();
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 204 "));
+    setup.engine_has_heard_nothing().await;
+
+    say(&mut client, "GET /v1.51/containers/json?all=1 HTTP/1.1\r\nHost: docker\r\n\r\n").await;
+    let mut engine = setup.engine().await;
+    head(&mut engine).await;
+    let list = format!(r#"[{{"Id":"{OLD}"}},{{"Id":"{OTHER}"}}]"#);
+    say(&mut engine, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{list}", list.len())).await;
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    hears(&mut client, &format!(r#"[{{"Id":"{OTHER}"}}]"#)).await;
+
+    say(&mut client, &post(&format!("/containers/{OLD}/start"))).await;
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 404 "));
 }
 
 #[tokio::test]
@@ -447,7 +453,7 @@ async fn a_stop_of_a_held_container_waits_for_the_word_and_then_passes() {
     let mut setup = setup();
     let mut client = setup.client_that_says(&post(&format!("/v1.51/containers/{OLD}/stop?t=3"))).await;
     let held = setup.held().await;
-    assert_eq!((held.ending, held.container.as_str()), (Ending::Stop, OLD));
+    assert_eq!((held.wants, held.container.as_str()), (Wants::End(Ending::Stop), OLD));
     setup.engine_has_heard_nothing().await;
     held.pass();
     let mut engine = setup.engine().await;
@@ -461,7 +467,7 @@ async fn a_refused_call_never_reaches_the_engine_and_the_client_is_told_why() {
     let mut setup = setup();
     let mut client = setup.client_that_says(&post("/containers/shop-web-1/kill")).await;
     let held = setup.held().await;
-    assert_eq!((held.ending, held.container.as_str()), (Ending::Kill, OLD));
+    assert_eq!((held.wants, held.container.as_str()), (Wants::End(Ending::Kill), OLD));
     held.refuse("not \"ready\"");
     let answer = head(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("content-type: application/json"), "{answer}");

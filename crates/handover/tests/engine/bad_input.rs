@@ -3,11 +3,11 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Stack, docker};
+use crate::harness::{Finished, Stack, docker};
 
 /// Deploys, which must be refused with this code and these words, and must change nothing.
 #[track_caller]
-fn refused(stack: &Stack, args: &[&str], code: i32, words: &[&str]) {
+pub(crate) fn refused(stack: &Stack, args: &[&str], code: i32, words: &[&str]) -> Finished {
     let untouched = stack.untouched();
     let mut finished = stack.up(args).expect_code(code);
     for word in words {
@@ -17,6 +17,7 @@ fn refused(stack: &Stack, args: &[&str], code: i32, words: &[&str]) {
     assert!(finished.stderr.starts_with("error: "), "{}", finished.stderr);
     untouched();
     stack.assert_nothing_left();
+    finished
 }
 
 #[test]

@@ -7,12 +7,12 @@ use crate::harness::{Finished, Running, SOON, Stack, assert_few_retries, assert_
 use crate::rolling::{requests, rolled};
 
 /// The compose file of a service behind Traefik.
-fn file(environment: &[(&str, &str)], keys: &[&str]) -> String {
+pub(crate) fn file(environment: &[(&str, &str)], keys: &[&str]) -> String {
     format!("services:{TRAEFIK}{}", app(environment, &[&[LABELS, HEALTHCHECK], keys].concat()))
 }
 
 /// A stack with one, that runs.
-fn running(name: &str, keys: &[&str]) -> Stack {
+pub(crate) fn running(name: &str, keys: &[&str]) -> Stack {
     let stack = behind_traefik(name, "");
     stack.compose_file(&file(&[], keys));
     stack.start();
@@ -21,7 +21,7 @@ fn running(name: &str, keys: &[&str]) -> Stack {
 
 /// Deploys a v2 that is no good, under load: the old version serves on, untouched, and a good one can be deployed afterwards.
 #[track_caller]
-fn refused(stack: &mut Stack, bad: &str, good: &str, args: &[&str], live: bool) -> Finished {
+pub(crate) fn refused(stack: &mut Stack, bad: &str, good: &str, args: &[&str], live: bool) -> Finished {
     let untouched = stack.untouched();
     let load = stack.load(requests(stack));
     stack.set("VERSION", "v2");
@@ -258,25 +258,4 @@ fn a_service_that_keeps_state_is_not_doubled_without_a_word() {
     finished.expect_says("volume data at /data").expect_says("app: { volumes: share }");
     untouched();
     stack.assert_nothing_left();
-}
-
-#[test]
-fn what_only_compose_does_when_it_starts_a_container_is_not_left_out() {
-    let hook = "    post_start: [{ command: [\"/handover-lab\", \"serve\", \"--help\"] }]\n";
-    let mut stack = behind_traefik("rollfail-hook", "");
-    stack.compose_file(&file(&[], &[hook]));
-    // Compose 2.26 does not know the key.
-    if stack.compose(&["config"]).code != Some(0) || !stack.compose(&["config"]).stdout.contains("post_start") {
-        eprintln!("left out: this Compose knows no post_start");
-        return;
-    }
-    stack.start();
-    let untouched = stack.untouched();
-    stack.set("VERSION", "v2");
-    let finished = stack.up(&[]).expect_code(6);
-    finished.expect_says("post_start").expect_says("--allow-interruption");
-    untouched();
-    stack.assert_nothing_left();
-    stack.up(&["--allow-interruption"]).expect_success().expect_says("in-place");
-    stack.assert_done();
 }

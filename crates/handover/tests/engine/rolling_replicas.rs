@@ -103,6 +103,55 @@ fn more_containers_with_a_new_version() {
     assert_eq!(nobody_notices(&mut stack, 5).0, ["1", "2", "3", "4"]);
 }
 
+/// A stack behind Traefik whose containers have no health check and listen only after two seconds: who reaches one earlier, fails.
+fn slow(name: &str, count: usize, update: &str) -> Stack {
+    let deploy = format!("    deploy:\n      replicas: ${{REPLICAS}}\n      update_config: {{ {update} }}\n");
+    let mut stack = behind_traefik(name, &app(&[("LAB_BOOT_MS", "2000")], &[LABELS, &deploy]));
+    stack.set("REPLICAS", &count.to_string());
+    stack.start();
+    stack
+}
+
+#[test]
+fn more_containers_with_a_new_version_that_boots_slowly() {
+    let mut stack = slow("roll-more-slow", 1, "parallelism: 1");
+    stack.set("REPLICAS", "3");
+    assert_eq!(nobody_notices(&mut stack, 4).0, ["1", "2", "3"]);
+}
+
+#[test]
+fn more_containers_that_boot_slowly_get_no_request_before_they_listen() {
+    let mut stack = slow("roll-number-slow", 1, "parallelism: 1");
+    let load = stack.load(requests(&stack));
+    stack.set("REPLICAS", "3");
+    let finished = stack.up(&["--output", "json"]).expect_success();
+    assert_hardly_noticed(&load.stop());
+    assert_eq!(names(&stack), ["1", "2", "3"], "{finished}");
+    stack.assert_done();
+}
+
+#[test]
+fn one_of_more_that_never_listens_is_removed_again() {
+    let mut stack = slow("roll-number-mute", 1, "parallelism: 1");
+    let first = stack.container_id("app");
+    let load = stack.load(requests(&stack));
+    stack.set("REPLICAS", "2");
+    let finished = stack.up(&["--output", "json", "--gate-timeout", "1s"]).expect_code(1);
+    assert_hardly_noticed(&load.stop());
+    assert_eq!((names(&stack), stack.container_id("app")), (vec!["1".to_owned()], first), "{finished}");
+    stack.assert_nothing_left();
+}
+
+#[test]
+fn twenty_containers() {
+    let deploy = "    deploy: { replicas: 20, update_config: { parallelism: 5 } }\n";
+    let mut stack = behind_traefik("roll-twenty", &app(&[("LAB_BOOT_MS", "200")], &[LABELS, deploy]));
+    stack.start();
+    let (names, finished) = nobody_notices(&mut stack, 25);
+    assert_eq!(names.len(), 20, "{finished}");
+    eprintln!("twenty containers: done after {} s", finished.event("proof")["done_s"]);
+}
+
 #[test]
 fn fewer_containers_with_a_new_version() {
     let mut stack = replicas("roll-fewer", 3, "parallelism: 1");

@@ -320,7 +320,7 @@ impl Stack {
 
     /// Names of handover's own containers.
     pub(crate) fn helpers(&self) -> Vec<String> {
-        let filter = format!("name=^/handover-{}-(guard|session)$", self.name);
+        let filter = format!("name=^/handover-{}-(guard|session|look.*)$", self.name);
         docker_lines(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"])
     }
 
