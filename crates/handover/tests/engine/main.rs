@@ -10,6 +10,7 @@ mod code;
 mod crash;
 mod first;
 mod gates;
+mod gitlab;
 mod http;
 mod lock;
 mod many;
