@@ -66,9 +66,9 @@ fn example() -> String {
 fn runner(stack: &Stack, job: &str, commit: &str, more: &[&str]) -> Command {
     let mut command = stack.command(&tool("gitlab/bin/gitlabci-local").display().to_string());
     command.current_dir(stack.path().join("shop"));
-    command.args(["--no-color", "--no-regex", "--configuration", ".gitlab-ci.yml"]);
+    command.args(["--no-color", "--no-regex", "-c", ".gitlab-ci.yml"]);
     for variable in ["GITLAB_CI=true", "CI_COMMIT_REF_SLUG=fix-login", &format!("CI_COMMIT_SHORT_SHA={commit}")] {
-        command.args(["--env", variable]);
+        command.args(["-e", variable]);
     }
     command.args(more).arg(job);
     command
@@ -173,7 +173,7 @@ fn the_deploy_job_replaces_a_stack_under_load_and_rollback_brings_it_back() {
     refused.finished.expect_code(1).expect_says("start this job with the variable ROLLBACK_TAG");
     assert_deployed(&mut stack, "v2");
     let load = stack.load(streams(&stack));
-    let back = run(&stack, "rollback", "v2", &["--env", "ROLLBACK_TAG=v1"]);
+    let back = run(&stack, "rollback", "v2", &["-e", "ROLLBACK_TAG=v1"]);
     back.finished.expect_success();
     assert_few_retries(&finish(load, "v1"));
     assert_deployed(&mut stack, "v1");
@@ -188,7 +188,7 @@ fn a_version_that_fails_fails_the_job_with_handovers_own_exit_code_and_in_plain_
         "shop/compose.yaml",
         &SHOP.replace("environment:\n", "environment:\n      LAB_NEVER_LISTEN: \"true\"\n"),
     );
-    let flags = ["--env", "HANDOVER_ARGS=--gate-timeout 2s"];
+    let flags = ["-e", "HANDOVER_ARGS=--gate-timeout 2s"];
     let job = run(&stack, "deploy", "v2", &flags);
     let finished = job.finished.expect_code(1);
     load.stop().assert_nothing_noticed();
@@ -210,7 +210,7 @@ fn review(name: &str) -> (Stack, [String; 2]) {
     let mut stack = repository(name, &example());
     let id = stack.port.to_string();
     stack.name = format!("review-{id}-fix-login");
-    (stack, ["--env".to_owned(), format!("CI_PROJECT_ID={id}")])
+    (stack, ["-e".to_owned(), format!("CI_PROJECT_ID={id}")])
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_docker_runner_with_the_engines_socket_deploys() {
     ];
     stack.set("DOCKER_HOST", &socket);
     let more: Vec<&str> =
-        ["--sockets"].into_iter().chain(variables.iter().flat_map(|variable| ["--env", variable])).collect();
+        ["--sockets"].into_iter().chain(variables.iter().flat_map(|variable| ["-e", variable])).collect();
     let job = deploys_under_load(&mut stack, |stack, commit| ran(stack, runner(stack, "deploy", commit, &more)));
     assert!(job.report.contains("live after"), "{}", job.finished);
     assert!(job.finished.stdout.contains("section_end:"), "{}", job.finished);
@@ -374,7 +374,7 @@ fn a_runner_anywhere_deploys_over_ssh_with_a_key_that_reaches_the_engine_only() 
         format!("SSH_KEY={}", server.file("key")),
         format!("SSH_KNOWN_HOSTS={}", server.file("known_hosts")),
     ];
-    let more: Vec<&str> = variables.iter().flat_map(|variable| ["--env", variable]).collect();
+    let more: Vec<&str> = variables.iter().flat_map(|variable| ["-e", variable]).collect();
     let job = deploys_under_load(&mut stack, |stack, commit| run(stack, "deploy", commit, &more));
     assert!(job.report.contains("live after"), "{}", job.finished);
     let log = fs::read_to_string(server.file("log")).unwrap_or_default();
@@ -416,19 +416,21 @@ impl SshServer {
         stack.write(
             "ssh/config",
             &format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n",
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nLogLevel VERBOSE\n",
                 file("host_key"),
                 file("authorized_keys"),
             ),
         );
-        // The users are known to this server only: it sees a file of its own as /etc/passwd.
+        // The users are known to this server only, which sees a file of its own below /etc. A mount on the file itself would be gone
+        // as soon as anybody on this machine adds a user.
         let group =
             std::os::unix::fs::MetadataExt::gid(&fs::metadata(net::engine_socket()).expect("the engine's socket"));
         let users = fs::read_to_string("/etc/passwd").expect("Linux");
         let users = users.lines().filter(|line| !line.starts_with("sshd:")).collect::<Vec<_>>().join("\n");
         let home = directory.display();
+        fs::create_dir(directory.join("etc")).expect("our own directory");
         stack.write(
-            "ssh/passwd",
+            "ssh/etc/passwd",
             &format!(
                 "{users}\nsshd:x:64021:65534::/run/sshd:/usr/sbin/nologin\ndeployer:x:64022:{group}::{home}:/bin/sh\n"
             ),
@@ -438,7 +440,7 @@ impl SshServer {
         let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c"]);
-        command.arg("mount --bind \"$1/passwd\" /etc/passwd && mkdir -p /run/sshd && exec \"$2\" -D -E \"$1/log\" -f \"$1/config\"");
+        command.arg("mount -t overlay -o \"lowerdir=$1/etc:/etc\" overlay /etc && mkdir -p /run/sshd && exec \"$2\" -D -E \"$1/log\" -f \"$1/config\"");
         command.args(["sh", &directory.display().to_string(), &sshd.display().to_string()]);
         let process = command.env("LD_LIBRARY_PATH", libraries.join(machine)).spawn().expect("unshare starts");
         let server = Self { port, directory, process };
