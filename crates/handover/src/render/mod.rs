@@ -1,11 +1,12 @@
 //! Renderers: they listen to the events of a deploy and print. They decide nothing.
 
 mod failure;
+mod gitlab;
 mod json;
 mod plain;
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -17,11 +18,19 @@ pub(crate) use plain::plan as plan_lines;
 
 /// Prints events until the stream ends.
 pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Duration, Event)>) {
+    let began = Instant::now();
+    let in_a_gitlab_job = std::env::var("GITLAB_CI").is_ok_and(|value| value == "true");
+    let mut folded = (output == Output::Plain && in_a_gitlab_job)
+        .then(|| gitlab::Folded::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
     while let Some((at, event)) = events.recv().await {
-        match output {
-            Output::Plain => print_lines(&plain::lines(at, &event)),
-            Output::Json => print_lines(&[json::line(at, &event).to_string()]),
+        match (output, &mut folded) {
+            (Output::Plain, Some(folded)) => print_lines(&folded.lines(at, &event)),
+            (Output::Plain, None) => print_lines(&plain::lines(at, &event)),
+            (Output::Json, _) => print_lines(&[json::line(at, &event).to_string()]),
         }
+    }
+    if let Some(folded) = &mut folded {
+        print_lines(&folded.end(began.elapsed()));
     }
 }
 

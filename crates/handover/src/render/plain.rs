@@ -8,7 +8,7 @@ use crate::event::{DrainSummary, Event, Proof, Step};
 
 /// The lines of one event, which came `at` after the start.
 pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
-    let stamped = |text: &str| vec![format!("{:>7.2}s  {text}", at.as_secs_f64())];
+    let stamped = |text: &str| vec![stamped(at, text)];
     match event {
         Event::Planned(planned) => plan(planned),
         Event::NothingToDo => vec!["nothing to do: everything runs as wanted".to_owned()],
@@ -27,6 +27,11 @@ pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
         Event::Resumed(text) => stamped(text),
         Event::Proof(done) => proof(done),
     }
+}
+
+/// A line with its time.
+pub(crate) fn stamped(at: Duration, text: &str) -> String {
+    format!("{:>7.2}s  {text}", at.as_secs_f64())
 }
 
 /// A plan, service by service, with the reasons.

@@ -11,6 +11,7 @@ mod crash;
 mod evidence;
 mod first;
 mod gates;
+mod gitlab;
 mod http;
 mod inside;
 mod lacking;

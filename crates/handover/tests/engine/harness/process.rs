@@ -136,6 +136,14 @@ impl Running {
         assert!(sent.is_ok_and(|status| status.success()), "signal {name} cannot be sent");
     }
 
+    /// The same to all processes of its group, for a program that was started as the first of one.
+    #[track_caller]
+    pub(crate) fn signal_group(&self, name: &str) {
+        let group = format!("-{}", self.child.id());
+        let sent = Command::new("kill").args([&format!("-{name}"), "--", &group]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {name} cannot be sent");
+    }
+
     /// Sends SIGKILL to the Compose that it has started, and panics if there is none.
     #[track_caller]
     pub(crate) fn kill_compose(&self) {
