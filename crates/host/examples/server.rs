@@ -1,4 +1,5 @@
-//! A small HTTP server as a process of its own, for tests: `server <address> <name>`.
+//! A small HTTP server as a process of its own, for tests: `server <name>`, with the
+//! listening socket as its standard input.
 //!
 //! Each connection is a thread that waits in a read. An answer is the server's name, a space and the length of the request's
 //! body, padded to the length that the path says. Prints one line once it listens.
@@ -6,11 +7,12 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [address, name] = arguments.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let listener = TcpListener::bind(address)?;
+    let [name] = arguments.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     println!("listening");
     for stream in listener.incoming().flatten() {
         let name = name.clone();
