@@ -8,11 +8,13 @@
 //! All times are durations; `now` and the times inside [`Heard`] count from the moment the listening began.
 
 mod answer;
+mod request;
 mod rhythm;
 
 use std::time::Duration;
 
 pub use answer::Answer;
+pub use request::{Request, with_close};
 pub use rhythm::Rhythm;
 
 /// The kernel's times are in jiffies, 10 ms where `CONFIG_HZ` is 100: what lies closer together cannot be told apart.

@@ -120,6 +120,8 @@ impl Step {
 pub(crate) struct DrainSummary {
     /// Connections that were closed while they were idle.
     pub(crate) closed_idle: u64,
+    /// Connections whose next request was passed on as their last.
+    pub(crate) handed_on: u64,
     /// Connections that ended by themselves.
     pub(crate) ended: u64,
     /// Connections that were still under way at the deadline, and were cut: peer and what it looked like.
@@ -127,6 +129,8 @@ pub(crate) struct DrainSummary {
     /// Between the last look at a connection and having closed it, in microseconds: median and longest. Of a sum of drains those
     /// of the one with the longest.
     pub(crate) last_look_us: (u64, u64),
+    /// The same for taking a connection over.
+    pub(crate) takeover_us: (u64, u64),
     /// How often packets were missed, so that what was known of a connection was thrown away.
     pub(crate) doubts: usize,
 }
@@ -135,10 +139,14 @@ impl DrainSummary {
     /// Adds another drain to the sum.
     pub(crate) fn add(&mut self, other: &Self) {
         self.closed_idle += other.closed_idle;
+        self.handed_on += other.handed_on;
         self.ended += other.ended;
         self.cut.extend(other.cut.iter().cloned());
         if other.last_look_us.1 > self.last_look_us.1 {
             self.last_look_us = other.last_look_us;
+        }
+        if other.takeover_us.1 > self.takeover_us.1 {
+            self.takeover_us = other.takeover_us;
         }
         self.doubts += other.doubts;
     }
@@ -153,7 +161,7 @@ pub(crate) struct Proof {
     pub(crate) done: Duration,
     /// Connections that the switch led, by what they were for: a published port, or rolled containers.
     pub(crate) led: Vec<(String, u64)>,
-    /// Connections closed idle, ended and cut, over all drains.
+    /// Connections closed idle, handed on, ended and cut, over all drains.
     pub(crate) drained: DrainSummary,
     /// Wall time that was handover's own: in which neither Compose nor the engine worked nor anybody was waited for.
     pub(crate) own: Duration,

@@ -1,64 +1,83 @@
-//! How often a drain meets a request: kept-alive clients that look before they ask, at regular and at random times.
+//! How often a drain meets a request: kept-alive clients that send POSTs without ever looking, at regular and at random times,
+//! on a machine whose every processor is busy.
 //!
-//! `cargo bench -p handover-host --bench drain` prints one line for each rhythm. Needs root.
+//! `cargo bench -p handover-host --bench drain` prints one line for each way and rhythm. *closed*: the server's process is not of
+//! the drained namespace, so that its connections cannot be taken over. Needs root.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code)] // the tests use the rest
 mod support;
 
-use std::io::ErrorKind;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Helper, Namespace, Outcome, ask};
+use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
 
 const ROUNDS: usize = 12;
-const CLIENTS: usize = 16;
+const CLIENTS: usize = 24;
 /// Requests a second on each connection.
 const RATE: f64 = 20.0;
 /// How long the drain listens before it may close.
 const LISTENED: Duration = Duration::from_millis(1500);
 
 fn main() -> Outcome {
-    println!("{CLIENTS} kept-alive connections with {RATE} requests/s each, {ROUNDS} drains");
-    println!("rhythm    closed idle   requests lost   last look to closed, median/max   drained after, median");
-    for rhythm in ["regular", "random"] {
-        let mut reports = Vec::new();
-        let mut lost = 0;
-        for round in 0..ROUNDS {
-            let (report, lost_now) = drain(rhythm == "random", round as u64)?;
-            reports.push(report);
-            lost += lost_now;
+    let _busy = (0..std::thread::available_parallelism()?.get()).map(|_| Busy::start()).collect::<Outcome<Vec<_>>>()?;
+    println!("{CLIENTS} kept-alive connections with {RATE} POSTs/s each, {ROUNDS} drains");
+    println!(
+        "way       rhythm    closed idle   handed on   POSTs answered   lost   one takes, median/max   drained after, median"
+    );
+    for random in [false, true] {
+        for taken_over in [false, true] {
+            line(random, taken_over)?;
         }
-        let number = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_u64).unwrap_or_default();
-        let all = |path: &str| {
-            let mut all: Vec<u64> = reports.iter().map(|report| number(report, path)).collect();
-            all.sort_unstable();
-            all
-        };
-        println!(
-            "{rhythm:<9} {:>11}   {lost:>13}   {:>17} / {:>6} µs   {:>18} ms",
-            all("/closed_idle").iter().sum::<u64>(),
-            all("/look_to_close_us/median")[ROUNDS / 2],
-            all("/look_to_close_us/max")[ROUNDS - 1],
-            all("/took_ms")[ROUNDS / 2],
-        );
     }
     Ok(())
 }
 
-/// One drain: its report, and how many requests met a close.
-fn drain(random: bool, seed: u64) -> Outcome<(Value, usize)> {
+fn line(random: bool, taken_over: bool) -> Outcome {
+    let (mut reports, mut answered, mut lost) = (Vec::new(), 0, 0);
+    for round in 0..ROUNDS {
+        let (report, clients) = drain(random, taken_over, round * CLIENTS)?;
+        reports.push(report);
+        answered += clients.iter().flatten().sum::<usize>();
+        lost += clients.iter().filter(|client| client.is_none()).count();
+    }
+    let all = |path: &str| {
+        let number = |report: &Value| report.pointer(path).and_then(Value::as_u64).unwrap_or_default();
+        let mut all: Vec<u64> = reports.iter().map(number).collect();
+        all.sort_unstable();
+        all
+    };
+    let (way, took) = if taken_over { ("taken", "takeover_us") } else { ("closed", "look_to_close_us") };
+    println!(
+        "{way:<9} {:<9} {:>11}   {:>9}   {answered:>14}   {lost:>4}   {:>11} / {:>6} µs   {:>18} ms",
+        if random { "random" } else { "regular" },
+        all("/closed_idle").iter().sum::<u64>(),
+        all("/handed_on").iter().sum::<u64>(),
+        all(&format!("/{took}/median"))[ROUNDS / 2],
+        all(&format!("/{took}/max"))[ROUNDS - 1],
+        all("/took_ms")[ROUNDS / 2],
+    );
+    Ok(())
+}
+
+/// One drain: its report, and how many requests each client had answered; none for one that lost one.
+fn drain(random: bool, taken_over: bool, seed: usize) -> Outcome<(Value, Vec<Option<usize>>)> {
     let namespace = Namespace::new()?;
-    namespace.serve("[::]:80", "old")?;
+    let elsewhere = Namespace::new()?;
+    let _server = if taken_over {
+        Server::start(&namespace, "0.0.0.0:80", "old")?
+    } else {
+        Server::start_from(&elsewhere, &namespace, "0.0.0.0:80", "old")?
+    };
     let mut session = Helper::start(&["session"])?;
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let stream = namespace.connect("127.0.0.1:80")?;
-            let seed = seed * 1000 + number as u64;
-            Ok(std::thread::spawn(move || ask_until_closed(stream, random, seed)))
+            let pauses = pauses(Duration::from_secs_f64(1.0 / RATE), random, (seed + number) as u64);
+            Ok(std::thread::spawn(move || post_until_closed(stream, pauses, 100)))
         })
         .collect::<Outcome<_>>()?;
     let drained = session
@@ -66,34 +85,21 @@ fn drain(random: bool, seed: u64) -> Outcome<(Value, usize)> {
     std::thread::sleep(LISTENED);
     session.send(json!({"proceed": {"request": drained}}))?;
     let report = session.end_of(drained)?["ok"].take();
-    let lost = clients.into_iter().filter_map(|client| client.join().ok()).filter(|lost| *lost).count();
-    Ok((report, lost))
+    Ok((report, clients.into_iter().filter_map(|client| client.join().ok()).collect()))
 }
 
-/// Asks on one connection until it is closed; whether a request was lost by that.
-fn ask_until_closed(mut stream: TcpStream, random: bool, seed: u64) -> bool {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut due = Instant::now();
-    loop {
-        // xorshift64*: clients need no better randomness.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        let uniform = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64;
-        let share = if random { -uniform.max(1e-9).ln() } else { 1.0 };
-        due += Duration::from_secs_f64(share / RATE);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        if is_closed(&stream) {
-            return false;
-        }
-        if ask(&mut stream).is_err() {
-            return true;
-        }
+/// A process that does nothing, and does not stop doing it until dropped.
+struct Busy(Child);
+
+impl Busy {
+    fn start() -> Outcome<Self> {
+        Ok(Busy(Command::new("sh").args(["-c", "while :; do :; done"]).spawn()?))
     }
 }
 
-fn is_closed(stream: &TcpStream) -> bool {
-    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0; 1]));
-    let open = matches!(&looked, Err(error) if error.kind() == ErrorKind::WouldBlock);
-    stream.set_nonblocking(false).is_err() || !open
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -1,4 +1,7 @@
-//! The drain of one container: closes each of its connections at an instant when it is idle.
+//! The drain of one container: each of its connections ends at an instant when it is idle.
+//!
+//! Those that speak HTTP/1 in the clear are taken over (`hand_on`): their next request is the last, and none is lost. The
+//! others are closed.
 //!
 //! One thread inside the container's network namespace. It waits for packets; what they tell decides, together with a
 //! look at the socket itself. The last thing before a connection is closed is to ask for packets once more: a request that
@@ -15,8 +18,10 @@ use std::time::{Duration, Instant};
 use handover_core::drain::{Activity as Seen, Heard, Look, Patience, Phase, Rhythm, Speaker, Verdict, judge};
 use handover_core::peer_switch::contains;
 use handover_core::switch::Protocol;
+use tokio::runtime::Handle;
 
 use crate::error::HostError;
+use crate::hand_on::{Attempt, HandOn};
 use crate::inet_diag::{DiagSocket, InetDiag, state};
 use crate::namespace::run_in;
 use crate::packets::{Packets, Segment};
@@ -32,6 +37,10 @@ const SURVEY_SOON: Duration = Duration::from_millis(5);
 const RHYTHM_AGAIN: Duration = Duration::from_millis(5);
 /// How soon a connection is judged again of which something was not acknowledged.
 const ACKNOWLEDGED_SOON: Duration = Duration::from_millis(10);
+/// How soon it is tried again to take a connection over.
+const TAKE_AGAIN: Duration = Duration::from_millis(20);
+/// So often it is tried to find who holds a connection.
+const FIND: u8 = 3;
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -72,9 +81,10 @@ pub(crate) async fn run(
     }
     let _stop = CancelOnDrop(control.clone());
     let sandbox: PathBuf = request.sandbox.clone();
+    let runtime = Handle::current();
     let work = move || {
         come_first();
-        Draining::begin(&request)?.run(&control, progress)
+        Draining::begin(&request, runtime)?.run(&control, progress)
     };
     run_in("drain", Some(sandbox), work).await
 }
@@ -90,6 +100,10 @@ struct Connection {
     due: Duration,
     /// Packets and the kernel disagreed when we last looked.
     doubted: bool,
+    /// How many times it was not found who holds it.
+    not_found: u8,
+    /// It cannot be taken over.
+    only_closed: bool,
 }
 
 struct Draining {
@@ -103,6 +117,9 @@ struct Draining {
     packets: Packets,
     diag: InetDiag,
     connections: HashMap<Ends, Connection>,
+    hand_on: HandOn,
+    /// When something last came from or went to a client.
+    clients_heard: HashMap<IpAddr, Duration>,
     rhythm: Rhythm,
     survey_due: Duration,
     closing_since: Option<Duration>,
@@ -113,7 +130,7 @@ struct Draining {
 }
 
 impl Draining {
-    fn begin(request: &protocol::Drain) -> Result<Self, HostError> {
+    fn begin(request: &protocol::Drain, runtime: Handle) -> Result<Self, HostError> {
         // Listen first, then look: what comes between the two is heard.
         let packets = Packets::open(&request.ports).map_err(HostError::kernel("opening a packet socket"))?;
         let diag = InetDiag::open().map_err(reading())?;
@@ -131,6 +148,8 @@ impl Draining {
             packets,
             diag,
             connections: HashMap::new(),
+            hand_on: HandOn::begin(runtime),
+            clients_heard: HashMap::new(),
             rhythm: Rhythm::default(),
             survey_due: Duration::ZERO,
             closing_since: None,
@@ -151,6 +170,7 @@ impl Draining {
         let mut tell_due = Duration::ZERO;
         loop {
             if self.closing_since.is_none() && control.proceed.load(Ordering::Relaxed) {
+                self.hand_on.proceed();
                 self.closing_since = Some(self.now());
             }
             if let Some(since) = self.closing_since {
@@ -159,7 +179,8 @@ impl Draining {
                     // Somebody may have come since the last survey.
                     self.survey()?;
                 }
-                if self.connections.is_empty() || self.now() >= since + self.deadline {
+                let nothing_left = self.connections.is_empty() && self.hand_on.is_empty();
+                if nothing_left || self.now() >= since + self.deadline {
                     return Ok(self.report(since));
                 }
             }
@@ -201,7 +222,7 @@ impl Draining {
         let mut before = std::mem::take(&mut self.connections);
         let meant = |socket: &DiagSocket| {
             let of_client = self.clients.is_empty() || self.clients.contains(&socket.remote);
-            of_client && self.ports.contains(&socket.local.port())
+            of_client && self.ports.contains(&socket.local.port()) && !self.hand_on.has(&(socket.local, socket.remote))
         };
         for socket in sockets.into_iter().filter(meant) {
             let ends = (socket.local, socket.remote);
@@ -252,9 +273,17 @@ impl Draining {
                 return Ok(());
             }
         }
-        if !self.is_good_moment(&ends, now) {
+        let takes_over = self.hand_on.works() && !connection.only_closed && connection.heard.pause(now).is_some();
+        if takes_over && !self.hand_on.find(&socket) {
+            connection.not_found += 1;
+            connection.only_closed = connection.not_found >= FIND;
+            connection.due = now + TAKE_AGAIN;
+            return Ok(());
+        }
+        // A request that comes while a connection is taken over is only late.
+        if let Some(again_in) = self.better_moment(&ends, now).filter(|_| !takes_over) {
             if let Some(connection) = self.connections.get_mut(&ends) {
-                connection.due = now + RHYTHM_AGAIN;
+                connection.due = now + again_in;
             }
             return Ok(());
         }
@@ -272,6 +301,20 @@ impl Draining {
         let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
         let look = fresh.look(is_near(&self.near, &ends));
         match judge(&connection.heard, &look, now, &self.patience) {
+            Verdict::Idle if takes_over && connection.heard.agrees(&look, now) => {
+                let left = (self.closing_since.unwrap_or(now) + self.deadline).saturating_sub(now);
+                match self.hand_on.take(&fresh, self.rhythm.unused_after().min(left)) {
+                    Attempt::Taken => {
+                        self.connections.remove(&ends);
+                    }
+                    Attempt::Gone => {
+                        self.connections.remove(&ends);
+                        self.closed_idle += 1;
+                    }
+                    Attempt::NotNow => connection.due = now + TAKE_AGAIN,
+                    Attempt::Never => connection.only_closed = true,
+                }
+            }
             Verdict::Idle if !connection.heard.anything() || connection.heard.agrees(&look, now) => {
                 let closed = self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
                 self.connections.remove(&ends);
@@ -303,23 +346,29 @@ impl Draining {
         Ok(())
     }
 
-    /// Whether clients rarely ask so long after an answer.
-    fn is_good_moment(&self, ends: &Ends, now: Duration) -> bool {
+    /// When to look again for a moment at which the next request is unlikely; none if this is one. Clients rarely ask so long
+    /// after an answer, and this one is not sending anything.
+    fn better_moment(&self, ends: &Ends, now: Duration) -> Option<Duration> {
         let pause = self.connections.get(ends).and_then(|connection| connection.heard.pause(now));
         let closing_for = now.saturating_sub(self.closing_since.unwrap_or(now));
-        pause.is_none_or(|pause| self.rhythm.allows(pause, closing_for))
+        if pause.is_some_and(|pause| !self.rhythm.allows(pause, closing_for)) {
+            return Some(RHYTHM_AGAIN);
+        }
+        let heard = self.clients_heard.get(&ends.1.ip())?;
+        let calm_again = (*heard + self.rhythm.calm(closing_for)).checked_sub(now)?;
+        (calm_again > Duration::ZERO).then_some(calm_again)
     }
 
     fn progress(&self) -> DrainProgress {
         DrainProgress {
-            open: self.connections.len(),
-            closed_idle: self.closed_idle,
-            ended_by_themselves: self.ended,
+            open: self.connections.len() + self.hand_on.held().len(),
+            closed_idle: self.closed_idle + self.hand_on.counts().closed,
+            ended_by_themselves: self.ended + self.hand_on.counts().ended,
             held: self.closing_since.is_none(),
         }
     }
 
-    fn report(mut self, since: Duration) -> DrainReport {
+    fn report(self, since: Duration) -> DrainReport {
         let now = self.now();
         let mut left: Vec<Remaining> = self
             .connections
@@ -330,18 +379,23 @@ impl Draining {
                 Some(Remaining { peer: *peer, port: local.port(), activity })
             })
             .collect();
+        let counts = self.hand_on.counts();
+        let (under_way, waiting): (Vec<_>, Vec<_>) =
+            self.hand_on.held().into_iter().partition(|(_, under_way)| *under_way);
+        left.extend(under_way.into_iter().map(|((local, peer), _)| Remaining {
+            peer,
+            port: local.port(),
+            activity: Activity::RequestUnderWay,
+        }));
         left.sort_by_key(|one| one.peer);
-        self.look_to_close.sort();
-        let microseconds =
-            |time: Option<&Duration>| time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         DrainReport {
-            closed_idle: self.closed_idle,
-            ended_by_themselves: self.ended,
+            // Those that wait for a request are closed with this drain.
+            closed_idle: self.closed_idle + counts.closed + waiting.len(),
+            handed_on: counts.handed_on,
+            ended_by_themselves: self.ended + counts.ended,
             left,
-            look_to_close_us: Spread {
-                median: microseconds(self.look_to_close.get(self.look_to_close.len() / 2)),
-                max: microseconds(self.look_to_close.last()),
-            },
+            look_to_close_us: spread(&self.look_to_close),
+            takeover_us: spread(self.hand_on.took()),
             doubts: self.doubts,
             took_ms: u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX),
         }
@@ -350,7 +404,7 @@ impl Draining {
 
 impl Connection {
     fn new(due: Duration) -> Self {
-        Connection { heard: Heard::default(), socket: None, due, doubted: false }
+        Connection { heard: Heard::default(), socket: None, due, doubted: false, not_found: 0, only_closed: false }
     }
 }
 
@@ -366,6 +420,8 @@ struct NoteTaker<'a> {
     began: Instant,
     quiet: Duration,
     connections: &'a mut HashMap<Ends, Connection>,
+    hand_on: &'a mut HandOn,
+    clients_heard: &'a mut HashMap<IpAddr, Duration>,
     rhythm: &'a mut Rhythm,
     survey_due: &'a mut Duration,
 }
@@ -380,6 +436,8 @@ impl<'a> Notes<'a> {
                 began: draining.began,
                 quiet: draining.patience.quiet,
                 connections: &mut draining.connections,
+                hand_on: &mut draining.hand_on,
+                clients_heard: &mut draining.clients_heard,
                 rhythm: &mut draining.rhythm,
                 survey_due: &mut draining.survey_due,
             },
@@ -395,6 +453,13 @@ impl NoteTaker<'_> {
             && (self.connections.contains_key(&as_server) || !self.ports.contains(&segment.to.port()));
         let (ends, speaker) = if from_server { (as_server, Speaker::Server) } else { (as_client, Speaker::Client) };
         if !self.clients.is_empty() && !self.clients.contains(&ends.1) {
+            return;
+        }
+        self.clients_heard.insert(ends.1.ip(), now);
+        if segment.syn && !segment.ack {
+            self.hand_on.opened(&ends);
+        }
+        if self.hand_on.has(&ends) {
             return;
         }
         if segment.syn || segment.ends {
@@ -456,6 +521,14 @@ fn activity(verdict: Verdict) -> Activity {
         Verdict::Busy(Seen::AnswerUnderWay) => Activity::AnswerUnderWay,
         Verdict::Busy(Seen::Stream) => Activity::Stream,
     }
+}
+
+fn spread(times: &[Duration]) -> Spread {
+    let mut times = times.to_vec();
+    times.sort();
+    let microseconds =
+        |time: Option<&Duration>| time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    Spread { median: microseconds(times.get(times.len() / 2)), max: microseconds(times.last()) }
 }
 
 fn reading() -> impl FnOnce(std::io::Error) -> HostError {

@@ -87,6 +87,11 @@ struct Info {
 }
 
 impl DiagSocket {
+    /// Payload received in all, in bytes.
+    pub(crate) fn received(&self) -> u64 {
+        self.info.map_or(0, |info| info.received)
+    }
+
     /// For [`handover_core::drain::judge`]; `near` says whether the client is on this host.
     pub(crate) fn look(&self, near: bool) -> Look {
         let phase = match self.state {

@@ -1,6 +1,6 @@
 //! TCP segments of one network namespace, in the order in which they pass, by a packet socket.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -50,20 +50,10 @@ impl Packets {
         Ok(Packets { socket, buffer: vec![0; CAPTURE as usize] })
     }
 
-    /// Hands out the segments that are there; if there are none, waits for the first, at most so long (at least 1 ms).
+    /// Hands out the segments that are there; if there are none, waits for the first, at most so long.
     pub(crate) fn receive(&mut self, wait: Duration, mut take: impl FnMut(Segment<'_>)) -> io::Result<()> {
-        self.take_waiting(&mut take)?;
-        self.socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
-        match (&self.socket).read(&mut self.buffer) {
-            Ok(length) => {
-                if let Some(segment) = self.buffer.get(..length).and_then(parse) {
-                    take(segment);
-                }
-            }
-            Err(error) if is_nothing(&error) => {}
-            Err(error) => return Err(error),
-        }
-        self.take_waiting(take)
+        wait_for_packet(&self.socket, wait)?;
+        self.take_waiting(&mut take)
     }
 
     /// Hands out the segments that are there.
@@ -80,6 +70,24 @@ impl Packets {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Waits to the microsecond: the timeout of a socket is rounded to jiffies, so that it would nearly always be a packet that wakes
+/// us, just when more are coming.
+#[allow(unsafe_code)]
+fn wait_for_packet(socket: &Socket, longest: Duration) -> io::Result<()> {
+    let mut one = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = libc::timespec {
+        tv_sec: longest.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: longest.subsec_nanos().into(),
+    };
+    // SAFETY: one pollfd and the timeout live through the call, no signal mask is given, and the descriptor is open for as long as
+    // `socket` is borrowed.
+    let ready = unsafe { libc::ppoll(&raw mut one, 1, &raw const timeout, std::ptr::null()) };
+    match ready {
+        -1 => Err(io::Error::last_os_error()).or_else(|error| if is_nothing(&error) { Ok(()) } else { Err(error) }),
+        _ => Ok(()),
     }
 }
 

@@ -444,12 +444,18 @@ pub struct DrainProgress {
 pub struct DrainReport {
     /// Closed by us when idle.
     pub closed_idle: usize,
+    /// Taken over when idle, so that their next request was passed on as the last one.
+    #[serde(default)]
+    pub handed_on: usize,
     /// Ended without us.
     pub ended_by_themselves: usize,
     /// Still there at the deadline.
     pub left: Vec<Remaining>,
     /// Between asking for packets for the last time and having closed a connection, in microseconds.
     pub look_to_close_us: Spread,
+    /// Taking a connection over, in microseconds.
+    #[serde(default)]
+    pub takeover_us: Spread,
     /// Packets were missed and what was known was thrown away, so often.
     pub doubts: usize,
     /// From the beginning (or `proceed`), in milliseconds.

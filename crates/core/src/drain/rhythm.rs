@@ -19,6 +19,14 @@ const ACCEPTED_AT_FIRST: f64 = 0.5;
 /// What is accepted doubles in this time.
 const DOUBLES_IN: Duration = Duration::from_millis(250);
 
+/// For so long nothing may have come from a client when one of its other connections is closed, at first: a burst of requests
+/// opens what has rested for long.
+const CALM: Duration = Duration::from_millis(2);
+/// A connection that was taken over is closed when it was paused so much longer than any before.
+const LONGER: Duration = Duration::from_secs(1);
+/// But never later than this.
+const LONGEST: Duration = Duration::from_secs(3);
+
 /// The pauses on all connections of one container.
 #[derive(Clone, Debug)]
 pub struct Rhythm {
@@ -52,6 +60,19 @@ impl Rhythm {
     pub fn allows(&self, quiet: Duration, closing_for: Duration) -> bool {
         let doublings = closing_for.as_secs_f64() / DOUBLES_IN.as_secs_f64();
         self.requests_a_second(quiet) <= ACCEPTED_AT_FIRST * doublings.exp2()
+    }
+
+    /// For how long nothing may have come from a client when a connection of it is closed, `closing_for` after closing
+    /// began. From busy clients such a pause never comes, so less is asked for as time goes.
+    pub fn calm(&self, closing_for: Duration) -> Duration {
+        CALM.div_f64((closing_for.as_secs_f64() / DOUBLES_IN.as_secs_f64()).exp2())
+    }
+
+    /// How long a connection that was taken over is kept for its next request.
+    pub fn unused_after(&self) -> Duration {
+        let longest = self.ended.iter().rposition(|pauses| *pauses > 0);
+        let pause = longest.and_then(|bins| u32::try_from(bins + 1).ok()).map(|bins| BIN * bins);
+        pause.map_or(LONGEST, |pause| (pause + LONGER).min(LONGEST))
     }
 
     /// How many requests a second come on a connection that has paused for `quiet`, around this moment.
@@ -115,6 +136,23 @@ mod tests {
         assert!(!rhythm.allows(ms(95), ms(0)));
         rhythm.lasting((0..2000).map(|_| ms(5000)));
         assert!(rhythm.allows(ms(95), ms(0)), "one request in a hundred pauses of this length");
+    }
+
+    #[test]
+    fn a_connection_taken_over_is_kept_for_longer_than_any_pause_but_not_for_ever() {
+        assert_eq!(regular().unused_after(), ms(1100));
+        assert_eq!(Rhythm::default().unused_after(), ms(3000));
+        let mut slow = regular();
+        slow.ended(ms(60_000));
+        assert_eq!(slow.unused_after(), ms(3000));
+    }
+
+    #[test]
+    fn less_and_less_calm_is_asked_for() {
+        let rhythm = Rhythm::default();
+        assert_eq!(rhythm.calm(ms(0)), ms(2));
+        assert_eq!(rhythm.calm(ms(500)), ms(2) / 4);
+        assert!(rhythm.calm(ms(10_000)) < Duration::from_micros(1));
     }
 
     #[test]

@@ -80,7 +80,10 @@ fn proof(proof: &Proof) -> Vec<String> {
 }
 
 fn drained(report: &DrainSummary) -> String {
-    let mut text = format!("{} closed while idle, {} ended by themselves", report.closed_idle, report.ended);
+    let mut text = format!(
+        "{} closed while idle, {} handed on, {} ended by themselves",
+        report.closed_idle, report.handed_on, report.ended
+    );
     if report.cut.is_empty() {
         text.push_str(", none cut");
     } else {

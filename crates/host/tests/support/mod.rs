@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -110,10 +111,7 @@ pub(crate) struct Helper {
 
 impl Helper {
     pub(crate) fn start(arguments: &[&str]) -> Outcome<Self> {
-        // target/…/debug/deps/<test> → target/…/debug/examples/host
-        let here = std::env::current_exe()?;
-        let program = here.parent().and_then(|deps| deps.parent()).ok_or("no target directory")?.join("examples/host");
-        let mut command = Command::new(program);
+        let mut command = Command::new(example("host")?);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let input = child.stdin.take();
@@ -164,4 +162,83 @@ impl Drop for Helper {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A server as a process of its own, in a namespace; killed when dropped.
+pub(crate) struct Server(Child);
+
+impl Server {
+    /// Listens when this returns.
+    pub(crate) fn start(namespace: &Namespace, address: &str, name: &str) -> Outcome<Self> {
+        let mut child = namespace
+            .inside(|| Ok(Command::new(example("server")?).args([address, name]).stdout(Stdio::piped()).spawn()?))?;
+        let output = child.stdout.take().ok_or("no output")?;
+        let server = Server(child);
+        BufReader::new(output).read_line(&mut String::new())?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A client that keeps its connection and writes a POST without ever looking whether the connection is still there: none is
+/// less careful. Ends with the connection; how many requests were answered, or none if one was lost.
+pub(crate) fn post_until_closed(
+    mut stream: TcpStream,
+    pauses: impl Iterator<Item = Duration>,
+    bytes: usize,
+) -> Option<usize> {
+    let body = vec![b'x'; bytes];
+    let head = format!("POST /{bytes} HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    let mut input = BufReader::new(stream.try_clone().ok()?);
+    for (answered, pause) in pauses.enumerate() {
+        std::thread::sleep(pause);
+        let mut sent = head.clone().into_bytes();
+        sent.extend_from_slice(&body);
+        stream.write_all(&sent).ok()?;
+        let (mut length, mut close, mut line) = (0, false, String::new());
+        loop {
+            line.clear();
+            match input.read_line(&mut line).ok()? {
+                0 => return None,
+                1..=2 => break,
+                _ => {}
+            }
+            close |= line.trim() == "Connection: close";
+            length = line.strip_prefix("Content-Length: ").map_or(length, |value| value.trim().parse().unwrap_or(0));
+        }
+        let mut answer = vec![0; length];
+        input.read_exact(&mut answer).ok()?;
+        assert!(String::from_utf8_lossy(&answer).contains(&format!(" {bytes}")));
+        if close {
+            // And then the end of the connection, nothing else.
+            return (input.read(&mut [0]).ok()? == 0).then_some(answered + 1);
+        }
+    }
+    None
+}
+
+/// Pauses of a mean length, at random (exponential) or all the same; without end.
+pub(crate) fn pauses(mean: Duration, random: bool, seed: u64) -> impl Iterator<Item = Duration> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::iter::repeat_with(move || {
+        // xorshift64*: clients need no better randomness.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let uniform = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64;
+        if random { mean.mul_f64(-uniform.max(1e-9).ln()) } else { mean }
+    })
+}
+
+/// target/…/debug/deps/<test> → target/…/debug/examples/<name>
+fn example(name: &str) -> Outcome<PathBuf> {
+    let here = std::env::current_exe()?;
+    let directory = here.parent().and_then(|deps| deps.parent()).ok_or("no target directory")?;
+    Ok(directory.join("examples").join(name))
 }

@@ -1,0 +1,199 @@
+//! What becomes of connections that were taken over: the next request goes to the server on a connection of its own and asks
+//! for this to be the last; the client sees its answer, and a close that nothing can cross.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use handover_core::drain::{Request, with_close};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::sockopt;
+
+/// A longer head is passed on as it is.
+const LONGEST_HEAD: usize = 256 * 1024;
+/// How long a client is waited for that has its whole answer and does not close.
+const LINGER: Duration = Duration::from_secs(1);
+/// The kernel tells nobody that everything was acknowledged.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The connections in our hands. Dropped, it closes those that wait for a request; the others go on to their ends.
+pub(crate) struct Relays {
+    runtime: Handle,
+    standing: Arc<Mutex<Standing>>,
+    stop: watch::Sender<bool>,
+}
+
+/// How many there were, and those that there are.
+#[derive(Debug, Default)]
+struct Standing {
+    /// By the ends of the client's connection; whether a request is under way.
+    held: HashMap<(SocketAddr, SocketAddr), bool>,
+    counts: Counts,
+}
+
+/// What became of the connections that are in our hands no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Their next request was passed on.
+    pub(crate) handed_on: usize,
+    /// Closed by us, unused.
+    pub(crate) closed: usize,
+    /// Closed by their clients.
+    pub(crate) ended: usize,
+}
+
+/// A connection that was taken over.
+pub(crate) struct Taken {
+    pub(crate) ends: (SocketAddr, SocketAddr),
+    pub(crate) client: std::net::TcpStream,
+    /// Not connected yet, of the server's network namespace.
+    pub(crate) socket: std::net::TcpStream,
+    /// Where the server listens.
+    pub(crate) server: SocketAddr,
+    /// How long to wait for a request.
+    pub(crate) unused: Duration,
+}
+
+enum End {
+    HandedOn,
+    Closed,
+    Ended,
+}
+
+impl Relays {
+    /// None yet; they will run on this runtime.
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Relays { runtime, standing: Arc::default(), stop: watch::Sender::new(false) }
+    }
+
+    /// From now on this connection is served.
+    pub(crate) fn add(&self, taken: Taken) {
+        let (standing, stop, ends) = (self.standing.clone(), self.stop.subscribe(), taken.ends);
+        lock(&standing).held.insert(ends, false);
+        self.runtime.spawn(async move {
+            let under_way = || {
+                lock(&standing).held.insert(ends, true);
+            };
+            let end = serve(taken, stop, under_way).await;
+            let mut standing = lock(&standing);
+            standing.held.remove(&ends);
+            match end {
+                // A connection that fails is one that has ended.
+                Ok(End::HandedOn) => standing.counts.handed_on += 1,
+                Ok(End::Closed) => standing.counts.closed += 1,
+                Ok(End::Ended) | Err(_) => standing.counts.ended += 1,
+            }
+        });
+    }
+
+    /// Client and server port of every connection in our hands, and whether a request is under way.
+    pub(crate) fn held(&self) -> Vec<((SocketAddr, SocketAddr), bool)> {
+        lock(&self.standing).held.iter().map(|(ends, under_way)| (*ends, *under_way)).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.standing).held.is_empty()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        lock(&self.standing).counts
+    }
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
+    // The numbers are whole at every instant, whoever panicked.
+    standing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, under_way: impl FnOnce()) -> io::Result<End> {
+    let mut client = into_tokio(taken.client)?;
+    let mut request = Vec::with_capacity(4096);
+    tokio::select! {
+        biased;
+        read = client.read_buf(&mut request) => if read? == 0 { return Ok(End::Ended) },
+        () = sleep(taken.unused) => return Ok(End::Closed),
+        _ = stop.wait_for(|stop| *stop) => return Ok(End::Closed),
+    }
+    under_way();
+    let request = loop {
+        match with_close(&request) {
+            Request::Whole(request) => break request,
+            Request::Partial if request.len() <= LONGEST_HEAD => {}
+            Request::Partial => break request,
+            Request::Other => {
+                // It was not what it seemed: as if it had been closed before.
+                SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+                return Ok(End::Closed);
+            }
+        }
+        if client.read_buf(&mut request).await? == 0 {
+            return Ok(End::Ended);
+        }
+    };
+    taken.socket.set_nonblocking(true)?;
+    let mut server = TcpSocket::from_std_stream(taken.socket).connect(taken.server).await?;
+    server.set_nodelay(true)?;
+    server.write_all(&request).await?;
+    pipe(client, server).await?;
+    Ok(End::HandedOn)
+}
+
+/// Copies both ways until the server closes and the client has everything.
+async fn pipe(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+    let answered = {
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let request = async {
+            // Who ends its side of the connection may still be waiting for the answer; a server that reads no more may give one.
+            let _ = copy(&mut from_client, &mut to_server).await;
+            let _ = to_server.shutdown().await;
+            std::future::pending::<io::Result<u64>>().await
+        };
+        tokio::select! {
+            copied = copy(&mut from_server, &mut to_client) => copied,
+            never = request => never,
+        }
+    };
+    drop(server);
+    if answered.is_err() {
+        // Cut short: the client is to see that, not an end.
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        return answered.map(drop);
+    }
+    client.shutdown().await?;
+    // Closing a socket with unread bytes resets it, and what was sent may be lost with that.
+    let mut ignored = [0; 4096];
+    let mut has_all = Instant::now();
+    loop {
+        match timeout(LOOK_EVERY, client.read(&mut ignored)).await {
+            Ok(Ok(0) | Err(_)) => return Ok(()),
+            Ok(Ok(_)) => {}
+            Err(_) if sockopt::unacknowledged(client.as_fd())? > 0 => has_all = Instant::now(),
+            Err(_) => {}
+        }
+        if has_all.elapsed() >= LINGER {
+            return Ok(());
+        }
+    }
+}
+
+fn into_tokio(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}

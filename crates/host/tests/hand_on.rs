@@ -1,0 +1,80 @@
+//! Kept-alive connections that are in use while their server drains: no request is lost. Needs root.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
+
+const CLIENTS: u64 = 24;
+
+/// Drains a server while clients that never look send POSTs on kept-alive connections; the report.
+fn drain_in_use(listen: &str, call: &str, bytes: usize) -> Outcome<Value> {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, listen, "old")?;
+    let mut session = Helper::start(&["session"])?;
+    let drained = session.send(drain(&namespace, true))?;
+    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let stream = namespace.connect(call)?;
+            let pauses = pauses(Duration::from_millis(40), true, number);
+            Ok(std::thread::spawn(move || post_until_closed(stream, pauses, bytes)))
+        })
+        .collect::<Outcome<_>>()?;
+    session.send(json!({"proceed": {"request": drained}}))?;
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!(report["left"], json!([]), "{report}");
+    let answered: Vec<Option<usize>> = clients.into_iter().filter_map(|client| client.join().ok()).collect();
+    assert!(answered.iter().all(Option::is_some), "lost on {call}: {answered:?} {report}");
+    assert_eq!(report["handed_on"], json!(CLIENTS), "{report}");
+    Ok(report)
+}
+
+fn drain(namespace: &Namespace, hold: bool) -> Value {
+    json!({"drain": {"sandbox": namespace.path(), "ports": [80], "deadline_ms": 20_000, "hold": hold}})
+}
+
+#[test]
+fn no_post_is_lost_over_ipv4() -> Outcome {
+    drain_in_use("0.0.0.0:80", "127.0.0.1:80", 10).map(drop)
+}
+
+#[test]
+fn no_post_is_lost_over_ipv6() -> Outcome {
+    drain_in_use("[::]:80", "[::1]:80", 10).map(drop)
+}
+
+#[test]
+fn no_post_is_lost_over_ipv4_to_a_server_that_listens_on_ipv6() -> Outcome {
+    drain_in_use("[::]:80", "127.0.0.1:80", 10).map(drop)
+}
+
+#[test]
+fn large_requests_and_answers_arrive_whole() -> Outcome {
+    drain_in_use("[::]:80", "127.0.0.1:80", 700_000).map(drop)
+}
+
+#[test]
+fn a_connection_that_is_not_used_again_is_closed() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let mut session = Helper::start(&["session"])?;
+    let drained = session.send(drain(&namespace, true))?;
+    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let mut stream = namespace.connect("127.0.0.1:80")?;
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = [0; 43];
+    stream.read_exact(&mut answer)?;
+    assert!(answer.ends_with(b"old 0"), "{}", String::from_utf8_lossy(&answer));
+    let began = Instant::now();
+    session.send(json!({"proceed": {"request": drained}}))?;
+    // An end, and no reset.
+    assert_eq!(stream.read(&mut [0; 1])?, 0);
+    assert!((2..5).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!((&report["closed_idle"], &report["handed_on"]), (&json!(1), &json!(0)), "{report}");
+    Ok(())
+}
