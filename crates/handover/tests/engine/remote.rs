@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use handover_lab::load::{Kind, StreamSpec};
 
 use crate::harness::net::engine_over_tcp;
-use crate::harness::{Stack, assert_few_retries};
+use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
+use crate::harness::{Stack, assert_few_retries, assert_hardly_noticed};
+use crate::rolling::{requests, rolled};
 
 fn deploy_through(stack: &mut Stack, host: &str) {
     let streams = [
@@ -33,9 +35,8 @@ while [ $# -gt 0 ]; do case $1 in docker*) break ;; esac; shift; done
 DOCKER_HOST=$REAL_DOCKER_HOST exec sh -c "$*"
 "#;
 
-#[test]
-fn an_engine_over_ssh() {
-    let mut stack = Stack::web("ssh");
+/// Makes `ssh` in this stack a script that leads to the tests' engine; what to call that engine.
+fn over_ssh(stack: &mut Stack) -> &'static str {
     stack.write("ssh", SSH);
     let script = stack.path().join("ssh");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("our own file");
@@ -43,5 +44,28 @@ fn an_engine_over_ssh() {
     stack.set("PATH", &format!("{}:{path}", stack.path().display()));
     let real = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
     stack.set("REAL_DOCKER_HOST", &real);
-    deploy_through(&mut stack, "ssh://deployer@production.example");
+    "ssh://deployer@production.example"
+}
+
+#[test]
+fn an_engine_over_ssh() {
+    let mut stack = Stack::web("ssh");
+    let host = over_ssh(&mut stack);
+    deploy_through(&mut stack, host);
+}
+
+#[test]
+fn a_service_is_rolled_on_an_engine_over_tcp_and_over_ssh() {
+    let mut stack = behind_traefik("remote-roll", &app(&[], &[LABELS, HEALTHCHECK]));
+    stack.start();
+    for host in [format!("tcp://{}", engine_over_tcp()), over_ssh(&mut stack).to_owned()] {
+        stack.set("VERSION", "v1");
+        stack.compose(&["up", "-d"]).expect_success();
+        stack.wait_http(stack.port);
+        stack.set("DOCKER_HOST", &host);
+        let streams = requests(&stack);
+        let (report, finished) = stack.hand_over(streams, &[]);
+        assert_hardly_noticed(&report);
+        rolled(&finished);
+    }
 }
