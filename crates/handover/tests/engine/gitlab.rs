@@ -316,8 +316,10 @@ fn a_docker_runner_with_the_engines_socket_deploys() {
         format!("LAB={}", crate::harness::docker::lab_image()),
     ];
     stack.set("DOCKER_HOST", &socket);
-    let more: Vec<&str> =
-        ["--sockets"].into_iter().chain(variables.iter().flat_map(|variable| ["-e", variable])).collect();
+    let more: Vec<&str> = ["--sockets", "--privileged=false"]
+        .into_iter()
+        .chain(variables.iter().flat_map(|variable| ["-e", variable]))
+        .collect();
     let job = deploys_under_load(&mut stack, |stack, commit| ran(stack, runner(stack, "deploy", commit, &more)));
     assert!(job.report.contains("live after"), "{}", job.finished);
     assert!(job.finished.stdout.contains("section_end:"), "{}", job.finished);
