@@ -79,3 +79,20 @@ fn a_connection_that_is_not_used_again_is_closed() -> Outcome {
     assert_eq!((&report["closed_idle"], &report["handed_on"]), (&json!(1), &json!(0)), "{report}");
     Ok(())
 }
+
+#[test]
+fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let mut session = Helper::start(&["session"])?;
+    let (stream, other) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
+    let mut request = drain(&namespace, false);
+    request["drain"]["clients"] = json!([stream.local_addr()?.to_string()]);
+    let client = std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+    let report = session.ask(request)?;
+    assert!(client.join().is_ok_and(|answered| answered.is_some()), "{report}");
+    assert_eq!((&report["handed_on"], &report["closed_idle"]), (&json!(1), &json!(0)), "{report}");
+    other.set_read_timeout(Some(Duration::from_millis(1)))?;
+    assert!((&other).read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    Ok(())
+}
