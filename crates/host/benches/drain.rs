@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
 
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 8;
 const CLIENTS: usize = 24;
 /// Requests a second on each connection.
 const RATE: f64 = 20.0;

@@ -103,8 +103,8 @@ fn socket_inode(link: &Path) -> Option<u32> {
 /// Whether the process that a descriptor stands for has ended: its number may be another's by now.
 fn has_ended(process: &OwnedFd) -> bool {
     let none = PidfdGetfdFlags::empty();
-    // Descriptor -1 is nobody's; whether there is a process is looked at first.
-    pidfd_getfd(process, -1, none).is_err_and(|error| error == rustix::io::Errno::SRCH)
+    // No process has so many; whether there is a process is looked at first.
+    pidfd_getfd(process, i32::MAX, none).is_err_and(|error| error == rustix::io::Errno::SRCH)
 }
 
 #[cfg(test)]
@@ -120,6 +120,8 @@ mod tests {
         let inode = u32::try_from(inode).map_err(io::Error::other)?;
         let mut holders = Holders::of_this_namespace()?;
         assert!(holders.find(inode));
+        holders.search();
+        assert!(holders.find(inode), "a second search finds it, too");
         let duplicate = holders.duplicate(inode)?.map(TcpListener::from).ok_or(io::ErrorKind::NotFound)?;
         assert_eq!(duplicate.local_addr()?, listener.local_addr()?);
         drop((listener, duplicate));

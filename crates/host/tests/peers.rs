@@ -1,5 +1,6 @@
 //! The switch inside peers' network namespaces, in a real kernel. Needs root.
 
+#[allow(dead_code)] // other tests use the rest
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

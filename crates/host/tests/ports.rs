@@ -1,5 +1,6 @@
 //! The guard and its rules, in a real kernel. Needs root.
 
+#[allow(dead_code)] // other tests use the rest
 mod support;
 
 use std::process::Command;

@@ -170,8 +170,16 @@ pub(crate) struct Server(Child);
 impl Server {
     /// Listens when this returns.
     pub(crate) fn start(namespace: &Namespace, address: &str, name: &str) -> Outcome<Self> {
-        let mut child = namespace
-            .inside(|| Ok(Command::new(example("server")?).args([address, name]).stdout(Stdio::piped()).spawn()?))?;
+        Self::start_from(namespace, namespace, address, name)
+    }
+
+    /// The same with a process that belongs to another namespace than its socket.
+    pub(crate) fn start_from(process: &Namespace, namespace: &Namespace, address: &str, name: &str) -> Outcome<Self> {
+        let listener = namespace.inside(|| Ok(TcpListener::bind(address)?))?;
+        let mut child = process.inside(|| {
+            let mut command = Command::new(example("server")?);
+            Ok(command.arg(name).stdin(OwnedFd::from(listener)).stdout(Stdio::piped()).spawn()?)
+        })?;
         let output = child.stdout.take().ok_or("no output")?;
         let server = Server(child);
         BufReader::new(output).read_line(&mut String::new())?;
