@@ -17,6 +17,7 @@ mod flows;
 mod gateway;
 pub mod guard;
 mod inet_diag;
+mod inside;
 pub mod keeper;
 mod listeners;
 mod namespace;

@@ -22,7 +22,7 @@ use crate::settings::VolumeUse;
 use crate::standin;
 
 use rolling::Rolled;
-pub use rolling::RollingPlan;
+pub use rolling::{RollingPlan, RouterPlan};
 
 /// What the user asked for, besides the project itself.
 #[derive(Clone, Debug, Default)]
@@ -220,7 +220,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
             ));
         }
     }
-    plan.rolling = rolled.plans(project);
+    plan.rolling = rolled.plans(project, observed);
     plan.refusals.extend(group.refusals.iter().chain(&rolled.refusals).cloned());
     refuse_interruptions(&mut plan, project, request);
     refuse_replaced_networks(&mut plan, project, observed, request, &group);
@@ -364,7 +364,13 @@ fn service_plan(
 ) -> ServicePlan {
     let service = &project.services[name];
     let (action, reason) = match &changes[name] {
-        change if group.members.contains(name) => (Action::StandIn, standin_reason(change, name, references, group)),
+        change if group.members.contains(name) => {
+            let mut reason = standin_reason(change, name, references, group);
+            if let Some(router) = project.settings.service(name).router.filter(|router| group.members.contains(router.service())) {
+                reason.push_str(&format!("; {} is replaced in this deploy, too, so both move as one", router.service()));
+            }
+            (Action::StandIn, reason)
+        }
         Change::None => (Action::Keep, "as wanted".to_owned()),
         Change::Missing => (Action::Create, "it has no container yet".to_owned()),
         Change::Stopped => (Action::Start, "it does not run".to_owned()),

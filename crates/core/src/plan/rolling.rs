@@ -1,6 +1,7 @@
 //! Which services are rolled: Compose recreates them, the new container starts first, and the kernel leads the traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -10,7 +11,9 @@ use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{References, reachable};
 use crate::plan::{Refusal, RefusalKind};
 use crate::project::{Project, Service};
+use crate::router::{Names, RouterSettings};
 use crate::settings::Strategy;
+use crate::standin::names_of;
 use crate::update_config::{Order, UpdateConfig};
 
 /// A service that is rolled.
@@ -22,6 +25,19 @@ pub struct RollingPlan {
     pub replicas: usize,
     /// How its containers are replaced.
     pub update: UpdateConfig,
+    /// The proxy that is told where they are.
+    pub router: Option<RouterPlan>,
+}
+
+/// A proxy that is told where a rolled service's containers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterPlan {
+    /// Which one, and where in it.
+    pub router: RouterSettings,
+    /// What the service's containers are called.
+    pub names: Names,
+    /// What it is told in the end, in words.
+    pub sends: Vec<String>,
 }
 
 /// What was decided about services outside the stand-in group that somebody uses.
@@ -53,7 +69,7 @@ impl Rolled {
                 continue;
             }
             if service.is_entry() {
-                if project.settings.service(name).strategy == Some(Strategy::Rolling) {
+                if project.settings.service(name).says_rolling() {
                     rolled.refusals.push(cannot_hold_port_twice(service));
                 }
                 continue;
@@ -79,13 +95,14 @@ impl Rolled {
     }
 
     /// What execution needs of the services that are rolled.
-    pub(super) fn plans(&self, project: &Project) -> Vec<RollingPlan> {
+    pub(super) fn plans(&self, project: &Project, observed: &Observation) -> Vec<RollingPlan> {
         let services = self.services.keys().map(|name| &project.services[name]);
         services
             .map(|service| RollingPlan {
                 service: service.name.clone(),
                 replicas: service.replicas as usize,
                 update: service.update.clone(),
+                router: project.settings.service(&service.name).router.map(|router| RouterPlan::of(service, project, observed, router)),
             })
             .collect()
     }
@@ -114,7 +131,59 @@ fn used_by_others(
     used
 }
 
+/// Services that change and are rolled because the user says so: who calls them is not affected by it.
+pub(super) fn rolled_by_word(
+    project: &Project,
+    observed: &Observation,
+    changes: &BTreeMap<String, Change>,
+) -> BTreeSet<String> {
+    let rolled = |(name, change): &(&String, &Change)| {
+        let service = &project.services[*name];
+        matches!(change, Change::Changed(_))
+            && project.settings.service(name).says_rolling()
+            && runs(observed, name)
+            && !service.is_entry()
+            && !matches!(doubling(service, project, observed), Doubling::Never(_))
+            && cannot_be_rolled(service, project, changes).is_none()
+    };
+    changes.iter().filter(rolled).map(|(name, _)| name.clone()).collect()
+}
+
+impl RouterPlan {
+    fn of(service: &Service, project: &Project, observed: &Observation, router: RouterSettings) -> Self {
+        let there = observed.of_service(&service.name);
+        let mut containers: Vec<String> = there.map(|container| container.name.clone()).collect();
+        let mut names = Names { of_one: containers.iter().cloned().collect(), ..Names::default() };
+        for name in names_of(service, project) {
+            let own = service.container_name.as_ref() == Some(&name) || is_numbered(&name, service, project);
+            if own { names.of_one.insert(name) } else { names.of_all.push(name); false };
+        }
+        for container in observed.of_service(&service.name) {
+            let addresses = container.networks.values();
+            let both = addresses.flat_map(|one| [one.address.map(IpAddr::from), one.address_v6.map(IpAddr::from)]);
+            names.at.extend(both.flatten().map(|address| (address, container.name.clone())));
+        }
+        containers.truncate(service.replicas as usize);
+        let number = containers.len() + 1..=service.replicas as usize;
+        let separator = project.separator;
+        containers.extend(number.map(|number| format!("{}{separator}{}{separator}{number}", project.name, service.name)));
+        let sends = router.sends(&containers);
+        Self { router, names, sends }
+    }
+}
+
+fn is_numbered(name: &str, service: &Service, project: &Project) -> bool {
+    let number = |separator: char| {
+        let prefix = format!("{}{separator}{}{separator}", project.name, service.name);
+        name.strip_prefix(&prefix).is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    number('-') || number('_')
+}
+
 fn evidence(service: &Service, project: &Project, observed: &Observation) -> Option<String> {
+    if let Some(router) = project.settings.service(&service.name).router {
+        return Some(format!("router {router}"));
+    }
     if project.settings.service(&service.name).strategy == Some(Strategy::Rolling) {
         return Some("x-handover says strategy: rolling".to_owned());
     }

@@ -370,3 +370,52 @@ fn fixed_ports_cannot_be_rolled_and_the_way_out_is_named() {
     let plan = plan(&project, &observed, &Request::default());
     assert!(plan.refusals.iter().any(|refusal| refusal.hint.contains("stand-in")), "{:?}", plan.refusals);
 }
+
+/// Like [`STACK`], but nginx mounts nothing of php-fpm's, and is its router.
+fn routed() -> String {
+    let router = r#"{"services":{"php-fpm":{"router":{"nginx":{"service":"nginx","upstream":"backend","port":9000}}},"#;
+    STACK.replace(r#","volumes_from":["php-fpm"]"#, "").replace(r#"{"services":{"applications":{"v"#, &format!(r#"{router}"applications":{{"v"#))
+}
+
+#[test]
+fn a_service_with_a_router_is_rolled_and_its_proxy_left_alone() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    let php = plan.services.iter().find(|planned| planned.service == "php-fpm").unwrap();
+    assert_eq!(php.action, Action::Rolling);
+    assert!(php.reason.ends_with("; router nginx (service nginx, upstream backend)"), "{}", php.reason);
+    assert!(plan.services.iter().all(|planned| planned.service == "php-fpm" || planned.action == Action::Keep));
+    let router = plan.rolling[0].router.as_ref().unwrap();
+    assert_eq!(router.names.of_all, ["php-fpm"]);
+    assert!(router.sends.contains(&"    server docker-php-fpm-1:9000 <parameters as now>;".to_owned()), "{:?}", router.sends);
+}
+
+#[test]
+fn new_code_under_a_rolled_service_does_not_reach_its_proxy_either() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    new_image(&mut observed, "apps:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.standin, None);
+    assert_eq!(actions(&plan)[2], ("php-fpm", Action::Rolling));
+    assert_eq!(actions(&plan)[1], ("nginx", Action::Keep));
+}
+
+#[test]
+fn a_router_that_is_replaced_itself_takes_the_service_into_its_stand_in() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    new_image(&mut observed, "nginx:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.rolling, []);
+    assert_eq!(plan.standin.as_ref().unwrap().tiers, [vec!["nginx"], vec!["php-fpm"]]);
+    let php = plan.services.iter().find(|planned| planned.service == "php-fpm").unwrap();
+    assert!(php.reason.ends_with("; nginx is replaced in this deploy, too, so both move as one"), "{}", php.reason);
+}

@@ -10,6 +10,7 @@ mod lock;
 mod preflight;
 mod replace;
 mod rolling;
+mod routers;
 mod settle;
 mod standin;
 mod steps;
@@ -171,8 +172,12 @@ async fn deploy_locked(
     }
     let plan = planned(&deploy.project, &observed, request)?;
     events.emit(Event::Planned(Box::new(plan.clone())));
-    let host =
-        events.step(Step::Preflight, preflight::check(&deploy.project, &plan, &observed, &deploy.session)).await?;
+    let checking = async {
+        let host = preflight::check(&deploy.project, &plan, &observed, &deploy.session).await?;
+        routers::Routers::open(deploy, &plan, &observed).await?;
+        Ok::<_, Vec<Failure>>(host)
+    };
+    let host = events.step(Step::Preflight, checking).await?;
     if plan.standin.is_some() && !host.input_dropped_by.is_empty() {
         events.emit(Event::Note(format!(
             "a firewall drops by default what comes in to the host ({}): clients over IPv6 and containers that call the host's \

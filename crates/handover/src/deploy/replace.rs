@@ -13,6 +13,7 @@ use handover_host::protocol::{Listeners, SessionOp};
 use super::drain::Drains;
 use super::gate::{ContainerEvents, Gate};
 use super::rolling::found;
+use super::routers::Routers;
 use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Inspected;
@@ -26,6 +27,7 @@ pub(super) struct Hands<'a> {
     pub(super) deploy: &'a Deploy,
     pub(super) observed: &'a Observation,
     pub(super) switch: &'a Switch,
+    pub(super) routers: &'a Routers,
     pub(super) interrupt: &'a Interrupt,
     /// Old containers that still get new connections.
     pub(super) serving: Cell<usize>,
@@ -58,6 +60,7 @@ impl Hands<'_> {
             let ready = ready.into_iter().next().unwrap_or_else(|| started.clone());
             self.switch.lead(&before, &ready).await?;
             events.emit(Event::Switched { container: old.name.clone() });
+            self.routers.serves(&old.service, &ready).await?;
             self.switched();
             let service = project.services.get(&old.service);
             let monitor = service.map_or(0.0, |service| service.update.monitor);
@@ -93,6 +96,7 @@ impl Hands<'_> {
         }
         if let Some(other) = &other {
             self.switch.lead(&before, other).await?;
+            self.routers.ends(&old.service, &before).await?;
         }
         self.switched();
         tokio::select! {
@@ -100,6 +104,7 @@ impl Hands<'_> {
             () = call.abandoned() => {
                 Drains::give_up(session, &requests);
                 self.switch.free(&before).await?;
+                self.routers.serves(&old.service, &before).await?;
                 Err(abandoned())
             }
         }
@@ -118,7 +123,8 @@ impl Hands<'_> {
         self.switch.lead(&started, &other).await?;
         let passed = self.gate(&ports).pass(&[id.to_owned()], &mut changes).await;
         self.switch.free(&started).await?;
-        passed.map(drop)
+        passed?;
+        self.routers.serves(service, &found(self.deploy, id, service).await?).await
     }
 
     /// Makes a pair whole whose replacement ended half-way. May be repeated.
@@ -156,6 +162,10 @@ impl Hands<'_> {
         let Deploy { engine, session, events, .. } = self.deploy;
         if let Some(known) = known {
             self.switch.lead(known, old).await?;
+        }
+        if let Err(failure) = self.routers.serves(&old.service, old).await {
+            let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
+            events.emit(Event::Note(format!("{}{why}", failure.what)));
         }
         let Some(found) = engine.inspect(new).await? else { return Ok(()) };
         if found.state == State::Running {

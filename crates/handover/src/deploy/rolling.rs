@@ -16,6 +16,7 @@ use handover_core::switch::Protocol;
 use handover_core::wire::{Containers, Ending};
 
 use super::replace::Hands;
+use super::routers::Routers;
 use super::steps::Deploy;
 use super::switch::Switch;
 use super::{kept_leads, settle};
@@ -98,7 +99,9 @@ impl Deploy {
         let switch = Switch::begin(&self.engine, &self.session, observed, networks, udp, &kept).await?;
         kept_leads::end_keeper(self, observed).await?;
         let serving = Cell::new(old().filter(|container| container.running).count());
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live: Cell::default() };
+        let routers = Routers::open(self, plan, observed).await.map_err(first)?;
+        let hands =
+            Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live: Cell::default() };
         let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());
@@ -134,8 +137,9 @@ impl Deploy {
             }
             return Err(failure);
         }
-        self.reload_nginx(&switch).await;
+        self.reload_nginx(&switch, &routers.containers()).await;
         self.until_unused(&switch).await?;
+        routers.note_left(self).await;
         rolled.live = hands.live.get();
         rolled.led = switch.led().await?;
         Ok(rolled)
@@ -150,14 +154,22 @@ impl Deploy {
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
         let switch = Switch::begin(&self.engine, &self.session, observed, networks, false, &[]).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt, serving, live };
+        let routers = Routers::default();
+        let hands = Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live };
         for half in &observed.half_replaced {
             if let Some((old, _)) = temporary_name(&half.name) {
                 hands.mend(old, &half.id).await?;
             }
         }
+        // A router may have been told of what is gone now.
+        self.reload_nginx(&switch, &BTreeSet::new()).await;
         self.until_unused(&switch).await
     }
+}
+
+/// Only what was in order at preflight and is not any more fails here.
+fn first(failures: Vec<Failure>) -> Failure {
+    failures.into_iter().next().unwrap_or_else(|| Failure::new(Exit::Host, "a router cannot be told"))
 }
 
 impl<'a> Roll<'a> {
