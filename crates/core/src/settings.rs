@@ -122,7 +122,8 @@ impl Settings {
 
     /// Services whose router is this one.
     pub fn routed_by<'a>(&'a self, router: &'a str) -> impl Iterator<Item = &'a str> {
-        let routed = move |settings: &ServiceSettings| settings.router.as_ref().map(RouterSettings::service) == Some(router);
+        let routed =
+            move |settings: &ServiceSettings| settings.router.as_ref().map(RouterSettings::service) == Some(router);
         self.services.iter().filter(move |(_, settings)| routed(settings)).map(|(name, _)| name.as_str())
     }
 
@@ -203,7 +204,12 @@ pub(crate) fn wrong(place: &str, problem: &str, hint: &str) -> SettingsError {
     SettingsError { place: place.to_owned(), problem: problem.to_owned(), hint: hint.to_owned() }
 }
 
-pub(crate) fn unknown<'a>(place: &str, kind: &str, found: &str, known: impl IntoIterator<Item = &'a str>) -> SettingsError {
+pub(crate) fn unknown<'a>(
+    place: &str,
+    kind: &str,
+    found: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> SettingsError {
     let known: Vec<&str> = known.into_iter().collect();
     let hint = match nearest(found, known.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
@@ -295,10 +301,7 @@ mod tests {
         assert!(settings.service("applications").says_rolling());
         let error =
             parse(json!({"services": {"applications": {"strategy": "in-place", "router": router}}})).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "x-handover.services.applications.router: is for a service that is rolled"
-        );
+        assert_eq!(error.to_string(), "x-handover.services.applications.router: is for a service that is rolled");
     }
 
     #[test]

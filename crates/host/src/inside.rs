@@ -28,7 +28,9 @@ pub(crate) async fn read(process: u32, path: PathBuf) -> Result<FileRead, HostEr
         let doing = || format!("reading {}", path.display());
         let file = match open_inside(process, &path, OFlags::RDONLY) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileRead { text: None, read_only: None }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(FileRead { text: None, read_only: None });
+            }
             Err(error) => return Err(HostError::kernel(doing())(error)),
         };
         let mut bytes = Vec::new();
@@ -121,7 +123,8 @@ fn speak(mut stream: impl Read + Write, text: &str) -> io::Result<String> {
 
 /// Opens what the process finds at this path; links lead where they lead for it.
 fn open_inside(process: u32, path: &Path, how: OFlags) -> io::Result<File> {
-    let root = open(format!("/proc/{process}/root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root =
+        open(format!("/proc/{process}/root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let inside = path.strip_prefix("/").unwrap_or(path);
     Ok(openat2(root, inside, how | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
 }

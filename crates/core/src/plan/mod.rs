@@ -366,8 +366,11 @@ fn service_plan(
     let (action, reason) = match &changes[name] {
         change if group.members.contains(name) => {
             let mut reason = standin_reason(change, name, references, group);
-            if let Some(router) = project.settings.service(name).router.filter(|router| group.members.contains(router.service())) {
-                reason.push_str(&format!("; {} is replaced in this deploy, too, so both move as one", router.service()));
+            if let Some(router) =
+                project.settings.service(name).router.filter(|router| group.members.contains(router.service()))
+            {
+                reason
+                    .push_str(&format!("; {} is replaced in this deploy, too, so both move as one", router.service()));
             }
             (Action::StandIn, reason)
         }

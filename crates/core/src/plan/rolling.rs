@@ -102,7 +102,11 @@ impl Rolled {
                 service: service.name.clone(),
                 replicas: service.replicas as usize,
                 update: service.update.clone(),
-                router: project.settings.service(&service.name).router.map(|router| RouterPlan::of(service, project, observed, router)),
+                router: project
+                    .settings
+                    .service(&service.name)
+                    .router
+                    .map(|router| RouterPlan::of(service, project, observed, router)),
             })
             .collect()
     }
@@ -156,7 +160,12 @@ impl RouterPlan {
         let mut names = Names { of_one: containers.iter().cloned().collect(), ..Names::default() };
         for name in names_of(service, project) {
             let own = service.container_name.as_ref() == Some(&name) || is_numbered(&name, service, project);
-            if own { names.of_one.insert(name) } else { names.of_all.push(name); false };
+            if own {
+                names.of_one.insert(name)
+            } else {
+                names.of_all.push(name);
+                false
+            };
         }
         for container in observed.of_service(&service.name) {
             let addresses = container.networks.values();
@@ -166,7 +175,8 @@ impl RouterPlan {
         containers.truncate(service.replicas as usize);
         let number = containers.len() + 1..=service.replicas as usize;
         let separator = project.separator;
-        containers.extend(number.map(|number| format!("{}{separator}{}{separator}{number}", project.name, service.name)));
+        containers
+            .extend(number.map(|number| format!("{}{separator}{}{separator}{number}", project.name, service.name)));
         let sends = router.sends(&containers);
         Self { router, names, sends }
     }

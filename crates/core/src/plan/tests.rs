@@ -374,7 +374,9 @@ fn fixed_ports_cannot_be_rolled_and_the_way_out_is_named() {
 /// Like [`STACK`], but nginx mounts nothing of php-fpm's, and is its router.
 fn routed() -> String {
     let router = r#"{"services":{"php-fpm":{"router":{"nginx":{"service":"nginx","upstream":"backend","port":9000}}},"#;
-    STACK.replace(r#","volumes_from":["php-fpm"]"#, "").replace(r#"{"services":{"applications":{"v"#, &format!(r#"{router}"applications":{{"v"#))
+    STACK
+        .replace(r#","volumes_from":["php-fpm"]"#, "")
+        .replace(r#"{"services":{"applications":{"v"#, &format!(r#"{router}"applications":{{"v"#))
 }
 
 #[test]
@@ -390,7 +392,11 @@ fn a_service_with_a_router_is_rolled_and_its_proxy_left_alone() {
     assert!(plan.services.iter().all(|planned| planned.service == "php-fpm" || planned.action == Action::Keep));
     let router = plan.rolling[0].router.as_ref().unwrap();
     assert_eq!(router.names.of_all, ["php-fpm"]);
-    assert!(router.sends.contains(&"    server docker-php-fpm-1:9000 <parameters as now>;".to_owned()), "{:?}", router.sends);
+    assert!(
+        router.sends.contains(&"    server docker-php-fpm-1:9000 <parameters as now>;".to_owned()),
+        "{:?}",
+        router.sends
+    );
 }
 
 #[test]

@@ -34,9 +34,14 @@ impl RouterSettings {
         let kinds = mapping(place, value)?;
         let mut kinds = kinds.iter();
         let (Some((kind, value)), None) = (kinds.next(), kinds.next()) else {
-            return Err(wrong(place, "does not name exactly one proxy", &format!("write one of: {}", KINDS.join(", "))));
+            return Err(wrong(
+                place,
+                "does not name exactly one proxy",
+                &format!("write one of: {}", KINDS.join(", ")),
+            ));
         };
-        let mut keys = Keys { place: format!("{place}.{kind}"), map: mapping(&format!("{place}.{kind}"), value)?.clone() };
+        let mut keys =
+            Keys { place: format!("{place}.{kind}"), map: mapping(&format!("{place}.{kind}"), value)?.clone() };
         match kind.as_str() {
             "nginx" => {
                 let router = NginxRouter {
@@ -123,7 +128,11 @@ impl Keys {
         let path = self.text(key)?;
         if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             let place = format!("{}.{key}", self.place);
-            return Err(wrong(&place, "is not an absolute path", "write the path inside the proxy's container, from / on"));
+            return Err(wrong(
+                &place,
+                "is not an absolute path",
+                "write the path inside the proxy's container, from / on",
+            ));
         }
         Ok(path)
     }
@@ -157,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_router_is_read_whole() {
-        let router = json!({"nginx": {"service": "nginx", "upstream": "backend", "file": "/etc/nginx/u.conf", "port": 9000}});
+        let router =
+            json!({"nginx": {"service": "nginx", "upstream": "backend", "file": "/etc/nginx/u.conf", "port": 9000}});
         let RouterSettings::Nginx(nginx) = parse(router).unwrap();
         assert_eq!((nginx.service.as_str(), nginx.upstream.as_str()), ("nginx", "backend"));
         assert_eq!((nginx.file.as_deref(), nginx.port), (Some("/etc/nginx/u.conf"), Some(9000)));

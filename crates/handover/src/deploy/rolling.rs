@@ -100,8 +100,15 @@ impl Deploy {
         kept_leads::end_keeper(self, observed).await?;
         let serving = Cell::new(old().filter(|container| container.running).count());
         let routers = Routers::open(self, plan, observed).await.map_err(first)?;
-        let hands =
-            Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live: Cell::default() };
+        let hands = Hands {
+            deploy: self,
+            observed,
+            switch: &switch,
+            routers: &routers,
+            interrupt,
+            serving,
+            live: Cell::default(),
+        };
         let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());

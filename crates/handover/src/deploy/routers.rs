@@ -55,7 +55,13 @@ impl Routers {
                 let containers: Vec<Inspected> = before.values().cloned().collect();
                 let router = router::open(&reach, plan, &containers).await?;
                 let told = Mutex::new(ids(&before));
-                Ok(Routed { router, words: plan.router.to_string(), wanted: RefCell::new(before.clone()), before, told })
+                Ok(Routed {
+                    router,
+                    words: plan.router.to_string(),
+                    wanted: RefCell::new(before.clone()),
+                    before,
+                    told,
+                })
             };
             match opening.await {
                 Ok(one) => drop(routed.insert(rolling.service.clone(), one)),
@@ -97,8 +103,7 @@ impl Routers {
         // Should it be half told, what comes next begins anew.
         told.clear();
         let as_before = ids(&wanted) == ids(&routed.before);
-        let telling =
-            if as_before { routed.router.restore(&containers) } else { routed.router.tell(&containers) };
+        let telling = if as_before { routed.router.restore(&containers) } else { routed.router.tell(&containers) };
         telling.await.map_err(|failure| of_service(service, failure))?;
         *told = ids(&wanted);
         Ok(())

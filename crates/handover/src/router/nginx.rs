@@ -162,10 +162,8 @@ impl Nginx {
     async fn look(&self, container: &Inspected) -> Result<process::Nginx> {
         let op = SessionOp::Processes { process: process_of(container)? };
         let Processes { processes } = self.reach.session.ask(op).await?;
-        let all: Vec<Process> = processes
-            .into_iter()
-            .map(|one| Process { pid: one.pid, parent: one.parent, title: one.title })
-            .collect();
+        let all: Vec<Process> =
+            processes.into_iter().map(|one| Process { pid: one.pid, parent: one.parent, title: one.title }).collect();
         process::nginx(&all).ok_or_else(|| {
             Failure::new(Exit::Host, format!("no nginx runs in {}", container.name))
                 .because("none of its processes is an nginx master")

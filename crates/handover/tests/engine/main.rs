@@ -22,5 +22,6 @@ mod rolling_failures;
 mod rolling_names;
 mod rolling_replicas;
 mod rolling_streams;
+mod router_nginx;
 mod streams;
 mod udp;

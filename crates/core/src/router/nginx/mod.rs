@@ -105,7 +105,11 @@ impl<'a> Line<'a> {
         if block.port.is_some_and(|wanted| port.unwrap_or(DEFAULT_PORT) != wanted.to_string()) {
             return None;
         }
-        Some(Self { server, whose: whose(host, server.mark.as_deref(), block.names, members)?, port: port.unwrap_or("") })
+        Some(Self {
+            server,
+            whose: whose(host, server.mark.as_deref(), block.names, members)?,
+            port: port.unwrap_or(""),
+        })
     }
 }
 

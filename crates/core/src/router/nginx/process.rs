@@ -29,7 +29,8 @@ const WORKER: &str = "nginx: worker process";
 
 /// The nginx among the processes of a container; `None` if there is none.
 pub fn nginx(processes: &[Process]) -> Option<Nginx> {
-    let (master, started) = processes.iter().find_map(|process| Some((process.pid, process.title.strip_prefix(MASTER)?)))?;
+    let (master, started) =
+        processes.iter().find_map(|process| Some((process.pid, process.title.strip_prefix(MASTER)?)))?;
     let children = processes.iter().filter(|process| process.parent == master);
     let titled: Vec<(u32, &str)> =
         children.filter_map(|child| Some((child.pid, child.title.strip_prefix(WORKER)?.trim()))).collect();

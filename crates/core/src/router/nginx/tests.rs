@@ -112,7 +112,8 @@ fn a_new_line_is_no_backup_and_not_down() {
 #[test]
 fn servers_of_others_and_other_upstreams_are_left_alone() {
     let text = "upstream other { server docker_php-fpm_1:9000; }\nupstream backend {\n  server legacy:9000 down;\n  server unix:/run/fpm.sock backup;\n  server 10.0.0.9:9000;\n  server docker_php-fpm_1:9000;\n}\n";
-    let expected = text.replace("  server docker_php-fpm_1:9000;\n}", "  server 172.18.0.7:9000; # handover: docker_php-fpm_1\n}");
+    let expected =
+        text.replace("  server docker_php-fpm_1:9000;\n}", "  server 172.18.0.7:9000; # handover: docker_php-fpm_1\n}");
     check(text, &ONE, CallBy::Address, &expected);
 }
 
@@ -126,7 +127,8 @@ fn several_ports_of_one_container_are_several_lines() {
         "upstream backend {\n  server docker_php-fpm_1:9000;\n  server docker_php-fpm_2:9000;\n  server docker_php-fpm_1:9001;\n  server docker_php-fpm_2:9001;\n}\n",
     );
     let names = names();
-    let only = render(text, &Block { upstream: "backend", port: Some(9001), names: &names }, &members(&ONE), CallBy::Address);
+    let only =
+        render(text, &Block { upstream: "backend", port: Some(9001), names: &names }, &members(&ONE), CallBy::Address);
     assert_eq!(
         only.unwrap(),
         "upstream backend {\n  server docker_php-fpm_1:9000;\n  server 172.18.0.7:9001; # handover: docker_php-fpm_1\n}\n"
@@ -203,6 +205,9 @@ fn what_is_not_there_is_named_with_what_is() {
         "give the service's one a name or a file of its own",
     );
     for broken in ["upstream backend { server php-fpm;", "}", "x 'y;", "content_by_lua_block { {"] {
-        assert!(told(broken, &ONE, CallBy::Name).unwrap_err().what.starts_with("its text is not understood"), "{broken}");
+        assert!(
+            told(broken, &ONE, CallBy::Name).unwrap_err().what.starts_with("its text is not understood"),
+            "{broken}"
+        );
     }
 }
