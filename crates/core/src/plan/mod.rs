@@ -146,6 +146,8 @@ pub struct Plan {
     pub standin: Option<StandInPlan>,
     /// Services that are rolled.
     pub rolling: Vec<RollingPlan>,
+    /// Routers that are told once all is settled, by service: those whose service is not rolled.
+    pub told_afterwards: Vec<(String, RouterPlan)>,
     /// Services without a container that the stand-in uses and that keep state: Compose makes them first.
     pub create_first: Vec<String>,
     /// Whether networks or volumes of the project are missing that the stand-in needs.
@@ -188,6 +190,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
         services: Vec::new(),
         standin: None,
         rolling: Vec::new(),
+        told_afterwards: Vec::new(),
         create_first: Vec::new(),
         create_resources: false,
         renew: Vec::new(),
@@ -221,6 +224,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
         }
     }
     plan.rolling = rolled.plans(project, observed);
+    plan.told_afterwards = rolling::told_afterwards(&plan, project, observed);
     plan.refusals.extend(group.refusals.iter().chain(&rolled.refusals).cloned());
     refuse_interruptions(&mut plan, project, request);
     refuse_replaced_networks(&mut plan, project, observed, request, &group);

@@ -9,7 +9,7 @@ use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{References, reachable};
-use crate::plan::{Refusal, RefusalKind};
+use crate::plan::{Plan, Refusal, RefusalKind};
 use crate::project::{Project, Service};
 use crate::router::{Names, RouterSettings};
 use crate::settings::Strategy;
@@ -151,6 +151,19 @@ pub(super) fn rolled_by_word(
             && cannot_be_rolled(service, project, changes).is_none()
     };
     changes.iter().filter(rolled).map(|(name, _)| name.clone()).collect()
+}
+
+/// Routers of services that are not rolled, where the service or the router is made anew: what the router says by itself may
+/// not name all containers.
+pub(super) fn told_afterwards(plan: &Plan, project: &Project, observed: &Observation) -> Vec<(String, RouterPlan)> {
+    let settled = |name: &str| plan.settled_services().any(|service| service == name);
+    let rolled = |name: &str| plan.rolling.iter().any(|rolling| rolling.service == name);
+    let services = project.services.values().filter(|service| !rolled(&service.name));
+    services
+        .filter_map(|service| Some((service, project.settings.service(&service.name).router?)))
+        .filter(|(service, router)| settled(&service.name) || settled(router.service()))
+        .map(|(service, router)| (service.name.clone(), RouterPlan::of(service, project, observed, router)))
+        .collect()
 }
 
 impl RouterPlan {

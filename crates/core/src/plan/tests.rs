@@ -421,6 +421,7 @@ fn a_router_that_is_replaced_itself_takes_the_service_into_its_stand_in() {
     let plan = plan(&project, &observed, &Request::default());
     assert_eq!(plan.refusals, []);
     assert_eq!(plan.rolling, []);
+    assert_eq!(plan.told_afterwards[0].0, "php-fpm");
     assert_eq!(plan.standin.as_ref().unwrap().tiers, [vec!["nginx"], vec!["php-fpm"]]);
     let php = plan.services.iter().find(|planned| planned.service == "php-fpm").unwrap();
     assert!(php.reason.ends_with("; nginx is replaced in this deploy, too, so both move as one"), "{}", php.reason);

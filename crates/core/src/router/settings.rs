@@ -11,6 +11,8 @@ use crate::settings::{SettingsError, mapping, unknown, wrong};
 pub enum RouterSettings {
     /// nginx.
     Nginx(NginxRouter),
+    /// HAProxy.
+    Haproxy(HaproxyRouter),
 }
 
 /// `nginx: { service, upstream, file, port }`.
@@ -26,7 +28,22 @@ pub struct NginxRouter {
     pub port: Option<u16>,
 }
 
-const KINDS: [&str; 1] = ["nginx"];
+/// `haproxy: { service, backend, socket, file, port }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaproxyRouter {
+    /// Service that runs HAProxy.
+    pub service: String,
+    /// Name of the `backend` or `listen` section.
+    pub backend: String,
+    /// Its runtime API's socket inside its container; that of the configuration where it is not given.
+    pub socket: Option<String>,
+    /// File in its container that holds the section; looked for among those that it was started with where it is not given.
+    pub file: Option<String>,
+    /// Only servers with this port are the service's; all are where it is not given.
+    pub port: Option<u16>,
+}
+
+const KINDS: [&str; 2] = ["haproxy", "nginx"];
 
 impl RouterSettings {
     /// Reads the setting of a service; `services` are the names that exist.
@@ -53,6 +70,17 @@ impl RouterSettings {
                 keys.done(&["service", "upstream", "file", "port"])?;
                 Ok(Self::Nginx(router))
             }
+            "haproxy" => {
+                let router = HaproxyRouter {
+                    service: keys.service(services)?,
+                    backend: keys.required("backend", "the name of its backend section")?,
+                    socket: keys.path("socket")?,
+                    file: keys.path("file")?,
+                    port: keys.port("port")?,
+                };
+                keys.done(&["service", "backend", "socket", "file", "port"])?;
+                Ok(Self::Haproxy(router))
+            }
             _ => Err(unknown(place, "router", kind, KINDS)),
         }
     }
@@ -68,6 +96,13 @@ impl RouterSettings {
                 lines.push("nginx -t, nginx -s reload; confirmed by its new workers".to_owned());
                 lines
             }
+            Self::Haproxy(haproxy) => {
+                let backend = &haproxy.backend;
+                let set = |name: &String| format!("set server {backend}/<of {name}> addr <of the new container>");
+                let mut lines: Vec<String> = containers.iter().map(set).collect();
+                lines.push("show servers state; confirmed by the addresses in it".to_owned());
+                lines
+            }
         }
     }
 
@@ -75,6 +110,7 @@ impl RouterSettings {
     pub fn service(&self) -> &str {
         match self {
             Self::Nginx(nginx) => &nginx.service,
+            Self::Haproxy(haproxy) => &haproxy.service,
         }
     }
 }
@@ -83,6 +119,7 @@ impl fmt::Display for RouterSettings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nginx(nginx) => write!(out, "nginx (service {}, upstream {})", nginx.service, nginx.upstream),
+            Self::Haproxy(haproxy) => write!(out, "haproxy (service {}, backend {})", haproxy.service, haproxy.backend),
         }
     }
 }
@@ -168,7 +205,7 @@ mod tests {
     fn a_router_is_read_whole() {
         let router =
             json!({"nginx": {"service": "nginx", "upstream": "backend", "file": "/etc/nginx/u.conf", "port": 9000}});
-        let RouterSettings::Nginx(nginx) = parse(router).unwrap();
+        let Ok(RouterSettings::Nginx(nginx)) = parse(router) else { panic!("not nginx") };
         assert_eq!((nginx.service.as_str(), nginx.upstream.as_str()), ("nginx", "backend"));
         assert_eq!((nginx.file.as_deref(), nginx.port), (Some("/etc/nginx/u.conf"), Some(9000)));
     }
@@ -181,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_mistyped_or_missing_is_named_with_the_way_out() {
-        let one_of = "write one of: nginx";
+        let one_of = "write one of: haproxy, nginx";
         refused(json!({}), "router: does not name exactly one proxy", one_of);
         refused(json!({"ngnix": {}}), "router: there is no router `ngnix`", "did you mean `nginx`?");
         let nginx = |keys: Value| json!({ "nginx": keys });

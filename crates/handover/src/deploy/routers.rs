@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use handover_core::gate::State;
 use handover_core::observation::Observation;
 use handover_core::plan::Plan;
 use handover_core::rolling::temporary_name;
@@ -37,12 +38,7 @@ struct Routed {
 impl Routers {
     /// Opens the routers of all services that the plan rolls. All failures at once; nothing is changed.
     pub(super) async fn open(deploy: &Deploy, plan: &Plan, observed: &Observation) -> Outcome<Self> {
-        let reach = Reach {
-            engine: deploy.engine.clone(),
-            session: deploy.session.clone(),
-            events: deploy.events.clone(),
-            project: deploy.project.name.clone(),
-        };
+        let reach = reach(deploy);
         let (mut routed, mut failures) = (BTreeMap::new(), Vec::new());
         for rolling in &plan.rolling {
             let Some(plan) = &rolling.router else { continue };
@@ -120,6 +116,41 @@ impl Routers {
                 Err(failure) => deploy.events.emit(Event::Note(failure.what)),
             }
         }
+    }
+}
+
+impl Deploy {
+    /// Tells routers that were made anew, or whose service was, where its containers are. They serve as they are made already: what
+    /// cannot be told is no failure, and noted.
+    pub(super) async fn tell_routers_afterwards(&self, plan: &Plan) {
+        for (service, router) in &plan.told_afterwards {
+            let telling = async {
+                let mut containers = Vec::new();
+                for (id, of) in self.engine.containers_of_project(&self.project.name).await? {
+                    let found = if of == *service { self.engine.inspect(&id).await? } else { None };
+                    containers.extend(found.filter(|found| found.state == State::Running));
+                }
+                containers.sort_by(|a, b| a.name.cmp(&b.name));
+                let router = router::open(&reach(self), router, &containers).await?;
+                if router.names(&containers).await? { Ok(()) } else { router.tell(&containers).await }
+            };
+            if let Err(failure) = telling.await {
+                let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
+                self.events.emit(Event::Note(format!(
+                    "{} serves as its own configuration says: {}{why}",
+                    router.router, failure.what
+                )));
+            }
+        }
+    }
+}
+
+fn reach(deploy: &Deploy) -> Reach {
+    Reach {
+        engine: deploy.engine.clone(),
+        session: deploy.session.clone(),
+        events: deploy.events.clone(),
+        project: deploy.project.name.clone(),
     }
 }
 

@@ -101,6 +101,7 @@ impl Deploy {
             self.settle(plan, observed, interrupt, &mut proof).await?;
             let services: Vec<&str> = plan.settled_services().collect();
             self.gate_real(&services, observed).await?;
+            self.tell_routers_afterwards(plan).await;
             self.cut_back(guard, standin, &leads, &mut proof).await?;
             settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
             Ok(())
@@ -120,6 +121,7 @@ impl Deploy {
         self.settle(plan, observed, interrupt, &mut proof).await?;
         let services: Vec<&str> = plan.settled_services().collect();
         self.gate_real(&services, observed).await?;
+        self.tell_routers_afterwards(plan).await;
         settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
         Ok(proof)
     }

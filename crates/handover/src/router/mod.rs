@@ -32,6 +32,9 @@ pub(crate) trait Router {
     /// Ids of its containers.
     fn containers(&self) -> Vec<String>;
 
+    /// Whether its files name just these containers already.
+    fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>>;
+
     /// From now on it sends to just these containers, also after a restart. Confirmed when this ends well; a failure leaves its
     /// files as they were before this call.
     fn tell<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<()>>;

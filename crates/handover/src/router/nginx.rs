@@ -241,6 +241,20 @@ impl Router for Nginx {
         self.proxies.iter().map(|proxy| proxy.id.clone()).collect()
     }
 
+    fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
+        async move {
+            for proxy in &self.proxies {
+                let found = self.reach.engine.inspect(&proxy.id).await?.ok_or_else(|| gone(&proxy.name))?;
+                let named = render(&proxy.before, &self.block(), &members(&found, containers)?, CallBy::Name);
+                if !named.is_ok_and(|text| text == *proxy.current.borrow()) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        .boxed_local()
+    }
+
     fn tell<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<()>> {
         async move {
             for proxy in &self.proxies {

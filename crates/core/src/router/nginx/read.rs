@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::router::lines::{Server, unquoted};
 use crate::router::{MARK, RouterError};
 
 /// An `upstream` block.
@@ -11,19 +12,6 @@ pub(super) struct Upstream {
     pub(super) name: String,
     /// Its server lines in order.
     pub(super) servers: Vec<Server>,
-}
-
-/// One `server` line of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    /// From its first letter to behind its semicolon.
-    pub(super) span: Range<usize>,
-    /// Its address, as written.
-    pub(super) address: Range<usize>,
-    /// The comment behind it on the same line.
-    pub(super) comment: Option<Range<usize>>,
-    /// The container that it names by an address, if an earlier run has written it.
-    pub(super) mark: Option<String>,
 }
 
 /// All `upstream` blocks of a file, wherever they stand.
@@ -147,12 +135,6 @@ fn behind_block(text: &str, from: usize) -> Result<usize, RouterError> {
         }
     }
     Err(unreadable("a block of code is not closed"))
-}
-
-/// A word without its quotes.
-pub(super) fn unquoted(word: &str) -> &str {
-    let inner = |quote: char| word.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    inner('"').or_else(|| inner('\'')).unwrap_or(word)
 }
 
 fn unreadable(why: &str) -> RouterError {
