@@ -36,7 +36,9 @@ pub struct RouterPlan {
     pub router: RouterSettings,
     /// What the service's containers are called.
     pub names: Names,
-    /// What it is told in the end, in words.
+    /// Names of its containers in the end.
+    pub containers: Vec<String>,
+    /// What it is told then, in words.
     pub sends: Vec<String>,
 }
 
@@ -191,7 +193,7 @@ impl RouterPlan {
         containers
             .extend(number.map(|number| format!("{}{separator}{}{separator}{number}", project.name, service.name)));
         let sends = router.sends(&containers);
-        Self { router, names, sends }
+        Self { router, names, containers, sends }
     }
 }
 

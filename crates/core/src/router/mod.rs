@@ -2,6 +2,7 @@
 //!
 //! A file a proxy: what its configuration says now, and what it is to say. All of it is text in and text out.
 
+pub mod caddy;
 pub mod haproxy;
 mod lines;
 pub mod nginx;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-pub use settings::{HaproxyRouter, NginxRouter, RouterSettings};
+pub use settings::{CaddyRouter, HaproxyRouter, NginxRouter, RouterSettings};
 
 /// A container of the service, as a router is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,8 @@ pub enum RouterSettings {
     Nginx(NginxRouter),
     /// HAProxy.
     Haproxy(HaproxyRouter),
+    /// Caddy.
+    Caddy(CaddyRouter),
 }
 
 /// `nginx: { service, upstream, file, port }`.
@@ -43,7 +45,23 @@ pub struct HaproxyRouter {
     pub port: Option<u16>,
 }
 
-const KINDS: [&str; 2] = ["haproxy", "nginx"];
+/// `caddy: { service, admin, id, port }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaddyRouter {
+    /// Service that runs Caddy.
+    pub service: String,
+    /// Address of its admin API inside its container, as its configuration says it; Caddy's own usual one where it is not given.
+    pub admin: String,
+    /// Only the upstreams of the handler with this `@id`.
+    pub id: Option<String>,
+    /// Only upstreams with this port are the service's; all are where it is not given.
+    pub port: Option<u16>,
+}
+
+/// Where Caddy's admin API is unless its configuration says otherwise.
+const CADDY_ADMIN: &str = "localhost:2019";
+
+const KINDS: [&str; 3] = ["caddy", "haproxy", "nginx"];
 
 impl RouterSettings {
     /// Reads the setting of a service; `services` are the names that exist.
@@ -81,6 +99,16 @@ impl RouterSettings {
                 keys.done(&["service", "backend", "socket", "file", "port"])?;
                 Ok(Self::Haproxy(router))
             }
+            "caddy" => {
+                let router = CaddyRouter {
+                    service: keys.service(services)?,
+                    admin: keys.text("admin")?.unwrap_or_else(|| CADDY_ADMIN.to_owned()),
+                    id: keys.text("id")?,
+                    port: keys.port("port")?,
+                };
+                keys.done(&["service", "admin", "id", "port"])?;
+                Ok(Self::Caddy(router))
+            }
             _ => Err(unknown(place, "router", kind, KINDS)),
         }
     }
@@ -96,6 +124,10 @@ impl RouterSettings {
                 lines.push("nginx -t, nginx -s reload; confirmed by its new workers".to_owned());
                 lines
             }
+            Self::Caddy(caddy) => vec![
+                format!("PATCH http://{}/config/…/upstreams, if they do not name {} already", caddy.admin, containers.join(", ")),
+                "GET of the same; confirmed by what it says".to_owned(),
+            ],
             Self::Haproxy(haproxy) => {
                 let backend = &haproxy.backend;
                 let set = |name: &String| format!("set server {backend}/<of {name}> addr <of the new container>");
@@ -111,6 +143,7 @@ impl RouterSettings {
         match self {
             Self::Nginx(nginx) => &nginx.service,
             Self::Haproxy(haproxy) => &haproxy.service,
+            Self::Caddy(caddy) => &caddy.service,
         }
     }
 }
@@ -120,6 +153,7 @@ impl fmt::Display for RouterSettings {
         match self {
             Self::Nginx(nginx) => write!(out, "nginx (service {}, upstream {})", nginx.service, nginx.upstream),
             Self::Haproxy(haproxy) => write!(out, "haproxy (service {}, backend {})", haproxy.service, haproxy.backend),
+            Self::Caddy(caddy) => write!(out, "caddy (service {}, admin API at {})", caddy.service, caddy.admin),
         }
     }
 }
@@ -218,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_is_mistyped_or_missing_is_named_with_the_way_out() {
-        let one_of = "write one of: haproxy, nginx";
+        let one_of = "write one of: caddy, haproxy, nginx";
         refused(json!({}), "router: does not name exactly one proxy", one_of);
         refused(json!({"ngnix": {}}), "router: there is no router `ngnix`", "did you mean `nginx`?");
         let nginx = |keys: Value| json!({ "nginx": keys });

@@ -2,6 +2,8 @@
 //!
 //! A new router is a file here, one in `handover-core::router`, and a line in [`open`].
 
+mod caddy;
+mod haproxy;
 mod nginx;
 
 use std::net::IpAddr;
@@ -49,9 +51,13 @@ pub(crate) trait Router {
 /// Opens a router. Fails, with the way out, if it does not run, is broken already, or does not know the service; nothing is
 /// changed. `containers`: those of the service that run now.
 pub(crate) async fn open(reach: &Reach, plan: &RouterPlan, containers: &[Inspected]) -> Result<Box<dyn Router>> {
-    let RouterPlan { router, names, .. } = plan;
+    let RouterPlan { router, names, containers: wanted, .. } = plan;
     Ok(match router {
         RouterSettings::Nginx(settings) => Box::new(nginx::Nginx::open(reach, settings, names, containers).await?),
+        RouterSettings::Caddy(settings) => Box::new(caddy::Caddy::open(reach, settings, names, containers).await?),
+        RouterSettings::Haproxy(settings) => {
+            Box::new(haproxy::Haproxy::open(reach, settings, names, wanted, containers).await?)
+        }
     })
 }
 
@@ -89,4 +95,19 @@ fn members(proxy: &Inspected, containers: &[Inspected]) -> Result<Vec<Member>> {
 
 fn refused(place: &str, error: RouterError) -> Failure {
     Failure::new(Exit::Host, format!("{place}: {}", error.what)).hint(error.hint)
+}
+
+fn writable(file: &str, container: &str, read_only: Option<String>) -> Result<()> {
+    let Some(why) = read_only else { return Ok(()) };
+    Err(Failure::new(Exit::Host, format!("{file} in {container} cannot be written"))
+        .because(why)
+        .hint("mount it without `:ro` (and the container without read_only), or leave `router` out"))
+}
+
+fn process_of(container: &Inspected) -> Result<u32> {
+    container.process().ok_or_else(|| gone(&container.name))
+}
+
+fn gone(name: &str) -> Failure {
+    Failure::new(Exit::Host, format!("{name} does not run any more")).because("somebody has stopped it")
 }

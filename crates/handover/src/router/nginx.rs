@@ -13,7 +13,7 @@ use handover_core::router::nginx::{Block, has_upstream, render};
 use handover_core::router::{CallBy, Names, NginxRouter};
 use handover_host::protocol::{FileRead, Processes, SessionOp};
 
-use super::{Reach, Router, members, refused, running};
+use super::{Reach, Router, gone, members, process_of, refused, running, writable};
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Exit, Failure, Result};
@@ -288,19 +288,4 @@ impl Router for Nginx {
         }
         .boxed_local()
     }
-}
-
-fn writable(file: &str, container: &str, read_only: Option<String>) -> Result<()> {
-    let Some(why) = read_only else { return Ok(()) };
-    Err(Failure::new(Exit::Host, format!("{file} in {container} cannot be written"))
-        .because(why)
-        .hint("mount it without `:ro` (and the container without read_only), or leave `router` out"))
-}
-
-fn process_of(container: &Inspected) -> Result<u32> {
-    container.process().ok_or_else(|| gone(&container.name))
-}
-
-fn gone(name: &str) -> Failure {
-    Failure::new(Exit::Host, format!("{name} does not run any more")).because("somebody has stopped it")
 }
