@@ -152,14 +152,12 @@ pub fn commands(
 }
 
 /// Whether the backend sends to all these containers and to no other of the service.
-pub fn sends_to(
-    running: &[Running],
-    port: Option<u16>,
-    known: &BTreeMap<IpAddr, String>,
-    members: &[Member],
-) -> bool {
-    let used: Vec<IpAddr> =
-        ours(running, port, known).iter().filter(|(one, _)| !one.out_of_use).filter_map(|(one, _)| one.address).collect();
+pub fn sends_to(running: &[Running], port: Option<u16>, known: &BTreeMap<IpAddr, String>, members: &[Member]) -> bool {
+    let used: Vec<IpAddr> = ours(running, port, known)
+        .iter()
+        .filter(|(one, _)| !one.out_of_use)
+        .filter_map(|(one, _)| one.address)
+        .collect();
     let wanted = |address: &IpAddr| members.iter().any(|member| member.address == *address);
     used.iter().all(wanted) && members.iter().all(|member| used.contains(&member.address))
 }
@@ -188,8 +186,19 @@ struct Section {
 }
 
 const KEYWORDS: [&str; 13] = [
-    "global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers", "userlist", "program", "cache",
-    "ring", "http-errors",
+    "global",
+    "defaults",
+    "frontend",
+    "backend",
+    "listen",
+    "peers",
+    "resolvers",
+    "mailers",
+    "userlist",
+    "program",
+    "cache",
+    "ring",
+    "http-errors",
 ];
 
 fn sections(text: &str) -> Vec<Section> {
@@ -299,10 +308,7 @@ listen stats
     fn a_file_that_names_its_containers_stays_and_more_of_them_get_lines() {
         let told = |members: &[Member]| render(FILE, "app", Some(80), &names(), members);
         assert_eq!(told(&[member(1, 7)]).unwrap(), FILE);
-        let two = FILE.replace(
-            " # the first\n",
-            " # the first\n    server shop-app-2 shop-app-2:80 check weight 10\n",
-        );
+        let two = FILE.replace(" # the first\n", " # the first\n    server shop-app-2 shop-app-2:80 check weight 10\n");
         assert_eq!(told(&[member(1, 7), member(2, 8)]).unwrap(), two);
         assert_eq!(render(&two, "app", Some(80), &names(), &[member(1, 7)]).unwrap(), FILE);
     }

@@ -231,7 +231,9 @@ impl Edits<'_> {
 
     fn has_parameter(&self, line: &Line<'_>, name: &str) -> bool {
         let server = line.server;
-        self.text[server.address.end..server.span.end].split(|one: char| one.is_whitespace() || one == ';').any(|word| word == name)
+        self.text[server.address.end..server.span.end]
+            .split(|one: char| one.is_whitespace() || one == ';')
+            .any(|word| word == name)
     }
 
     fn applied(mut self) -> String {

@@ -125,7 +125,11 @@ impl RouterSettings {
                 lines
             }
             Self::Caddy(caddy) => vec![
-                format!("PATCH http://{}/config/…/upstreams, if they do not name {} already", caddy.admin, containers.join(", ")),
+                format!(
+                    "PATCH http://{}/config/…/upstreams, if they do not name {} already",
+                    caddy.admin,
+                    containers.join(", ")
+                ),
                 "GET of the same; confirmed by what it says".to_owned(),
             ],
             Self::Haproxy(haproxy) => {

@@ -82,18 +82,12 @@ impl Hands<'_> {
 
     /// Lets what is under way with a container end that is not to be replaced: another of its service takes its traffic.
     pub(super) async fn retire(&self, old: &Container, call: &mut HeldCall) -> Result<DrainSummary> {
-        let Deploy { engine, session, events, .. } = self.deploy;
+        let Deploy { session, events, .. } = self.deploy;
         let before = found(self.deploy, &old.id, &old.name).await?;
         let ports = self.used_ports(&before).await?;
         let drains = Drains::of_ports(self.deploy, &before, &ports)?;
         let requests = drains.requests();
-        let others = engine.containers_of_project(&self.deploy.project.name).await?;
-        let mut other = None;
-        for (id, _) in others.into_iter().filter(|(id, service)| *service == old.service && *id != old.id) {
-            let candidate = engine.inspect(&id).await?;
-            other =
-                other.or(candidate.filter(|one| one.state == State::Running && temporary_name(&one.name).is_none()));
-        }
+        let other = self.another(&old.service, &old.id).await?;
         if let Some(other) = &other {
             self.switch.lead(&before, other).await?;
             self.routers.ends(&old.service, &before).await?;
@@ -110,14 +104,24 @@ impl Hands<'_> {
         }
     }
 
+    /// A running container of a service other than this one, and not one that is to replace another.
+    async fn another(&self, service: &str, but: &str) -> Result<Option<Inspected>> {
+        let engine = &self.deploy.engine;
+        let all = engine.containers_of_project(&self.deploy.project.name).await?;
+        for (id, _) in all.into_iter().filter(|(id, of)| of == service && id != but) {
+            let found = engine.inspect(&id).await?;
+            if let Some(other) = found.filter(|one| one.state == State::Running && temporary_name(&one.name).is_none())
+            {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
     /// Keeps traffic away from a container that is more than there were, until it is ready.
     pub(super) async fn join(&self, id: &str, service: &str) -> Result<()> {
         let started = found(self.deploy, id, service).await?;
-        let running = self.observed.of_service(service).find(|container| container.running);
-        let Some(other) = running else { return Ok(()) };
-        let Some(other) = self.deploy.engine.inspect(&other.id).await?.filter(|one| one.state == State::Running) else {
-            return Ok(());
-        };
+        let Some(other) = self.another(service, id).await? else { return Ok(()) };
         let mut changes: ContainerEvents = self.deploy.engine.container_events(&self.deploy.project.name).boxed();
         let ports = self.used_ports(&other).await?;
         self.switch.lead(&started, &other).await?;

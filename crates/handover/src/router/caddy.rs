@@ -72,8 +72,11 @@ impl Caddy {
         );
         let mut answer = Err(Failure::new(Exit::Host, format!("{place} is no address")).hint(hint));
         for address in addresses(admin) {
-            let op =
-                SessionOp::Converse { process: process_of(container)?, door: Door::Address(address), text: request.clone() };
+            let op = SessionOp::Converse {
+                process: process_of(container)?,
+                door: Door::Address(address),
+                text: request.clone(),
+            };
             answer = self.reach.session.ask::<_, Said>(op).await.map_err(|failure| {
                 Failure::new(Exit::Host, format!("{place} does not answer"))
                     .because(failure.why.unwrap_or(failure.what))

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use handover_core::router::haproxy::{Running, commands, files, has_backend, render, running as servers, sends_to, sockets};
+use handover_core::router::haproxy::{
+    Running, commands, files, has_backend, render, running as servers, sends_to, sockets,
+};
 use handover_core::router::{HaproxyRouter, Member, Names};
 use handover_host::protocol::{Door, FileRead, Process, Processes, Said, SessionOp};
 
@@ -83,22 +85,33 @@ impl Haproxy {
         let current = RefCell::new(before.clone());
         let proxy = Proxy { id: container.id.clone(), name: name.clone(), test, file, before, current, socket, known };
         let running = self.servers(&proxy, container).await?;
-        if !running.iter().any(|server| server.address.is_some_and(|address| proxy.known.borrow().contains_key(&address))) {
+        if !running
+            .iter()
+            .any(|server| server.address.is_some_and(|address| proxy.known.borrow().contains_key(&address)))
+        {
             let backend = &self.settings.backend;
-            return Err(Failure::new(Exit::Host, format!("backend {backend} of {name} sends to no container of the service"))
-                .because("none of its servers has the address of one")
-                .hint("see `show servers state` of its runtime API"));
+            return Err(Failure::new(
+                Exit::Host,
+                format!("backend {backend} of {name} sends to no container of the service"),
+            )
+            .because("none of its servers has the address of one")
+            .hint("see `show servers state` of its runtime API"));
         }
         // Changes nothing, but is refused where the socket does not allow changes.
         let same = running.iter().find_map(|server| Some((server, server.address?)));
         if let Some((server, address)) = same {
-            let same = format!("set server {}/{} addr {address} port {}", self.settings.backend, server.name, server.port);
+            let same =
+                format!("set server {}/{} addr {address} port {}", self.settings.backend, server.name, server.port);
             self.say(&proxy, container, &same).await?;
         }
         Ok(proxy)
     }
 
-    fn rendered(&self, text: &str, members: &[Member]) -> std::result::Result<String, handover_core::router::RouterError> {
+    fn rendered(
+        &self,
+        text: &str,
+        members: &[Member],
+    ) -> std::result::Result<String, handover_core::router::RouterError> {
         render(text, &self.settings.backend, self.settings.port, &self.names, members)
     }
 
@@ -119,11 +132,7 @@ impl Haproxy {
     }
 
     /// The file with the backend, its text, and why it cannot be written if it cannot.
-    async fn configuration(
-        &self,
-        container: &Inspected,
-        files: &[String],
-    ) -> Result<(String, String, Option<String>)> {
+    async fn configuration(&self, container: &Inspected, files: &[String]) -> Result<(String, String, Option<String>)> {
         let backend = &self.settings.backend;
         for file in self.settings.file.as_ref().map(std::slice::from_ref).unwrap_or(files) {
             let FileRead { text, read_only } = self.read(container, file).await?;

@@ -70,13 +70,17 @@ impl Nginx {
             hint: Some(format!("put the configuration of {name} right first; nothing was changed")),
             ..failure
         })?;
-        let (file, before) = match &self.settings.file {
-            Some(file) => (file.clone(), self.given(container, file).await?),
+        let (file, before, read_only) = match &self.settings.file {
+            Some(file) => {
+                let (before, read_only) = self.given(container, file).await?;
+                (file.clone(), before, read_only)
+            }
             None => self.search(container).await?,
         };
         let block = self.block();
         render(&before, &block, &members(container, containers)?, CallBy::Name)
             .map_err(|error| refused(&format!("{file} in {name}"), error))?;
+        writable(&file, name, read_only)?;
         let current = RefCell::new(before.clone());
         Ok(Proxy { id: container.id.clone(), name: name.clone(), file, before, current, told: RefCell::new(false) })
     }
@@ -85,8 +89,8 @@ impl Nginx {
         Block { upstream: &self.settings.upstream, port: self.settings.port, names: &self.names }
     }
 
-    /// The text of the file that the settings name.
-    async fn given(&self, container: &Inspected, file: &str) -> Result<String> {
+    /// The text of the file that the settings name, and why it cannot be written if it cannot.
+    async fn given(&self, container: &Inspected, file: &str) -> Result<(String, Option<String>)> {
         let FileRead { text, read_only } = self.read(container, file).await?;
         let Some(text) = text else {
             let read = self.files(container).await.unwrap_or_default();
@@ -97,19 +101,17 @@ impl Nginx {
             };
             return Err(Failure::new(Exit::Host, format!("{file} is not there in {}", container.name)).hint(hint));
         };
-        writable(file, &container.name, read_only)?;
-        Ok(text)
+        Ok((text, read_only))
     }
 
     /// The file with the upstream among all that nginx reads.
-    async fn search(&self, container: &Inspected) -> Result<(String, String)> {
+    async fn search(&self, container: &Inspected) -> Result<(String, String, Option<String>)> {
         let upstream = &self.settings.upstream;
         let files = self.files(container).await?;
         for file in &files {
             let FileRead { text, read_only } = self.read(container, file).await?;
             if let Some(text) = text.filter(|text| has_upstream(text, upstream)) {
-                writable(file, &container.name, read_only)?;
-                return Ok((file.clone(), text));
+                return Ok((file.clone(), text, read_only));
             }
         }
         Err(Failure::new(Exit::Host, format!("{} has no upstream {upstream}", container.name))
