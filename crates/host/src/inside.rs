@@ -123,8 +123,10 @@ fn speak(mut stream: impl Read + Write, text: &str) -> io::Result<String> {
 
 /// Opens what the process finds at this path; links lead where they lead for it.
 fn open_inside(process: u32, path: &Path, how: OFlags) -> io::Result<File> {
-    let root =
-        open(format!("/proc/{process}/root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // That the process has ended must not look as if the file were not there.
+    let root = open(format!("/proc/{process}/root"), flags, Mode::empty())
+        .map_err(|error| io::Error::other(format!("process {process}: {}", io::Error::from(error))))?;
     let inside = path.strip_prefix("/").unwrap_or(path);
     Ok(openat2(root, inside, how | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
 }

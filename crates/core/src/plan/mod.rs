@@ -5,6 +5,7 @@
 pub mod change;
 pub mod doubling;
 mod group;
+mod inherited;
 pub mod references;
 mod rolling;
 
@@ -154,6 +155,8 @@ pub struct Plan {
     pub create_resources: bool,
     /// Services whose anonymous volumes are made anew.
     pub renew: Vec<Renewal>,
+    /// Code volumes that the recreated containers mount from others: removed if nobody mounts them any more.
+    pub inherited_code: BTreeSet<String>,
     /// Containers of services that the project no longer has, which Compose removes.
     pub remove_orphans: Vec<String>,
     /// Reasons not to begin.
@@ -194,6 +197,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
         create_first: Vec::new(),
         create_resources: false,
         renew: Vec::new(),
+        inherited_code: BTreeSet::new(),
         remove_orphans: Vec::new(),
         refusals: Vec::new(),
         notes: Vec::new(),
@@ -230,6 +234,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
     refuse_replaced_networks(&mut plan, project, observed, request, &group);
     note_kept_volumes(&mut plan, project, observed, &changes);
     plan.renew = renewals(project, observed, &changes);
+    plan.inherited_code = inherited::inherited_code(project, observed, &changes);
     if request.remove_orphans {
         plan.remove_orphans = observed.orphans(project).map(|container| container.name.clone()).collect();
     }

@@ -371,6 +371,27 @@ fn fixed_ports_cannot_be_rolled_and_the_way_out_is_named() {
     assert!(plan.refusals.iter().any(|refusal| refusal.hint.contains("stand-in")), "{:?}", plan.refusals);
 }
 
+#[test]
+fn old_code_that_only_recreated_users_mount_is_removed_with_them() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    for name in ["applications", "nginx"] {
+        let container = observed.containers.iter_mut().find(|container| container.service == name).unwrap();
+        let volume = if name == "nginx" { "old" } else { "now" };
+        let mount = |kind: &str, volume: &str, target: &str| crate::observation::ContainerMount {
+            kind: kind.into(),
+            volume: volume.into(),
+            target: target.into(),
+        };
+        container.mounts = vec![mount("volume", volume, "/code"), mount("volume", "data", "/data")];
+    }
+    new_image(&mut observed, "nginx:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.inherited_code, ["old".to_owned()].into());
+    assert_eq!(plan.renew, []);
+}
+
 /// Like [`STACK`], but nginx mounts nothing of php-fpm's, and is its router.
 fn routed() -> String {
     let router = r#"{"services":{"php-fpm":{"router":{"nginx":{"service":"nginx","upstream":"backend","port":9000}}},"#;

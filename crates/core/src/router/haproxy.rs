@@ -116,13 +116,15 @@ pub fn running(answer: &str, backend: &str) -> Result<Vec<Running>, RouterError>
     Ok(found)
 }
 
-/// What is said so that a backend sends to just these containers; nothing if it does. `known`: whose an address is or was.
+/// What is said so that a backend sends to just these containers; nothing if it does. `known`: whose an address is or was. `each`:
+/// every container is to have a server of its own; otherwise one for the whole service is enough.
 pub fn commands(
     running: &[Running],
     backend: &str,
     port: Option<u16>,
     known: &BTreeMap<IpAddr, String>,
     members: &[Member],
+    each: bool,
 ) -> Vec<String> {
     let ours: Vec<(&Running, &String)> = ours(running, port, known);
     let mut commands = Vec::new();
@@ -141,25 +143,35 @@ pub fn commands(
             None => {}
         }
     }
-    // One slot for the whole service, or none of it: more are not wanted.
-    let Some((pattern, _)) = ours.first() else { return commands };
+    let Some((pattern, _)) = ours.first().filter(|_| each) else { return commands };
     for member in members.iter().filter(|member| !ours.iter().any(|(_, name)| **name == member.name)) {
         let place = format!("{backend}/{}", member.name);
-        commands.push(format!("add server {place} {}:{}", spelled(member.address), pattern.port));
+        // One of an earlier deploy may have stayed, out of use.
+        if running.iter().any(|server| server.name == member.name) {
+            commands.push(format!("set server {place} addr {} port {}", member.address, pattern.port));
+        } else {
+            commands.push(format!("add server {place} {}:{}", spelled(member.address), pattern.port));
+        }
         commands.push(format!("set server {place} state ready"));
     }
     commands
 }
 
-/// Whether the backend sends to all these containers and to no other of the service.
-pub fn sends_to(running: &[Running], port: Option<u16>, known: &BTreeMap<IpAddr, String>, members: &[Member]) -> bool {
+/// Whether the backend sends to these containers (to all of them if `each`) and to no other of the service.
+pub fn sends_to(
+    running: &[Running],
+    port: Option<u16>,
+    known: &BTreeMap<IpAddr, String>,
+    members: &[Member],
+    each: bool,
+) -> bool {
     let used: Vec<IpAddr> = ours(running, port, known)
         .iter()
         .filter(|(one, _)| !one.out_of_use)
         .filter_map(|(one, _)| one.address)
         .collect();
     let wanted = |address: &IpAddr| members.iter().any(|member| member.address == *address);
-    used.iter().all(wanted) && members.iter().all(|member| used.contains(&member.address))
+    used.iter().all(wanted) && (!each || members.iter().all(|member| used.contains(&member.address)))
 }
 
 /// Servers whose address is or was that of one of the service's containers, with its name.
@@ -340,15 +352,18 @@ listen stats
     fn only_servers_with_addresses_of_the_service_are_changed() {
         let servers = running(STATE, "app").unwrap();
         let known = [([172, 18, 0, 3].into(), "shop-app-1".to_owned())].into();
-        let told = |members: &[Member]| commands(&servers, "app", None, &known, members);
+        let told = |members: &[Member]| commands(&servers, "app", None, &known, members, true);
         assert_eq!(told(&[member(1, 3)]), Vec::<String>::new());
-        assert!(sends_to(&servers, None, &known, &[member(1, 3)]));
+        assert!(sends_to(&servers, None, &known, &[member(1, 3)], true));
         assert_eq!(told(&[member(1, 7)]), ["set server app/one addr 172.18.0.7 port 80"]);
-        assert!(!sends_to(&servers, None, &known, &[member(1, 7)]));
+        assert!(!sends_to(&servers, None, &known, &[member(1, 7)], true));
         assert_eq!(
             told(&[member(1, 3), member(2, 8)]),
             ["add server app/shop-app-2 172.18.0.8:80", "set server app/shop-app-2 state ready"]
         );
+        let whole = [member(1, 3), member(2, 8)];
+        assert_eq!(commands(&servers, "app", None, &known, &whole, false), Vec::<String>::new());
+        assert!(sends_to(&servers, None, &known, &whole, false));
         assert_eq!(told(&[]), ["set server app/one state drain"]);
         assert_eq!(running(STATE, "web").unwrap_err().what, "HAProxy runs no backend web");
     }
@@ -357,8 +372,13 @@ listen stats
     fn a_server_that_was_put_out_of_use_comes_back() {
         let servers = running(&STATE.replace("172.18.0.3 2 0 10", "172.18.0.3 2 8 10"), "app").unwrap();
         let known = [([172, 18, 0, 3].into(), "shop-app-1".to_owned())].into();
-        assert!(!sends_to(&servers, None, &known, &[member(1, 3)]));
-        let told = commands(&servers, "app", None, &known, &[member(1, 3)]);
+        assert!(!sends_to(&servers, None, &known, &[member(1, 3)], true));
+        let told = commands(&servers, "app", None, &known, &[member(1, 3)], true);
         assert_eq!(told, ["set server app/one state ready"]);
+        let stayed = running(&STATE.replace("legacy 10.0.0.1", "shop-app-2 172.18.0.9"), "app").unwrap();
+        assert_eq!(
+            commands(&stayed, "app", None, &known, &[member(1, 3), member(2, 8)], true)[0],
+            "set server app/shop-app-2 addr 172.18.0.8 port 80"
+        );
     }
 }

@@ -103,7 +103,7 @@ impl Deploy {
             self.gate_real(&services, observed).await?;
             self.tell_routers_afterwards(plan).await;
             self.cut_back(guard, standin, &leads, &mut proof).await?;
-            settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
+            settle::remove_old_code(&self.engine, plan).await;
             Ok(())
         };
         finished.await.map_err(unfinished)?;
@@ -122,7 +122,7 @@ impl Deploy {
         let services: Vec<&str> = plan.settled_services().collect();
         self.gate_real(&services, observed).await?;
         self.tell_routers_afterwards(plan).await;
-        settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
+        settle::remove_old_code(&self.engine, plan).await;
         Ok(proof)
     }
 

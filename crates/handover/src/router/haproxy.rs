@@ -236,11 +236,13 @@ impl Haproxy {
         let before = self.servers(proxy, container).await?;
         proxy.known.borrow_mut().extend(members.iter().map(|member| (member.address, member.name.clone())));
         let known = proxy.known.borrow().clone();
-        for command in commands(&before, backend, *port, &known, &members) {
+        // With a line for the whole service the file is the same for whatever containers.
+        let each = !self.rendered(&proxy.before, &[]).is_ok_and(|none| none == proxy.before);
+        for command in commands(&before, backend, *port, &known, &members, each) {
             self.say(proxy, container, &command).await?;
         }
         let now = self.servers(proxy, container).await?;
-        if !sends_to(&now, *port, &known, &members) {
+        if !sends_to(&now, *port, &known, &members, each) {
             return Err(Failure::new(Exit::Host, format!("{} does not send to the new containers", proxy.name))
                 .because(format!("its backend {backend} says {now:?}")));
         }
