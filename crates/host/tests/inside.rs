@@ -94,7 +94,8 @@ fn servers_are_spoken_to_by_socket_and_by_address() -> Outcome {
         stream.write_all(b"well\n")?;
         Ok(String::from_utf8_lossy(&said[..length]).into_owned())
     });
-    let converse = |door: Value, text: &str| json!({"converse": {"process": inside.child.id(), "door": door, "text": text}});
+    let converse =
+        |door: Value, text: &str| json!({"converse": {"process": inside.child.id(), "door": door, "text": text}});
     let said = session.ask(converse(json!({"socket": "/api.sock"}), "show info\n"))?;
     assert_eq!(said, json!({"text": "well\n"}));
     assert_eq!(server.join().map_err(|_| "the server panicked")??, "show info\n");

@@ -338,7 +338,10 @@ fn changes(
         for name in selected {
             let service = &project.services[name];
             let changed = |parent: &&String| matches!(changes.get(*parent), Some(Change::Changed(_)));
-            let parents = service.recreated_with();
+            let mut parents = service.recreated_with();
+            if project.hashes.recreates_dependents() {
+                parents.extend(service.depends_on.keys().cloned());
+            }
             let recreated = parents.iter().find(changed).map(|parent| ("recreates", parent));
             let restarting = service.depends_on.iter().filter(|(_, dependency)| dependency.restart);
             let restarted = || restarting.map(|(parent, _)| parent).find(changed).map(|parent| ("restarts", parent));

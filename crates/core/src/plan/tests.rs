@@ -392,6 +392,26 @@ fn old_code_that_only_recreated_users_mount_is_removed_with_them() {
     assert_eq!(plan.renew, []);
 }
 
+#[test]
+fn a_compose_that_recreates_dependents_takes_the_proxy_of_a_rolled_service_into_a_stand_in() {
+    let mut project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    let hash = |name: &str| service_hash(&project.services[name].raw, &BTreeMap::new(), true).unwrap();
+    let printed = format!("nginx {}", hash("nginx"));
+    let raw = project.document["services"].as_object().unwrap().clone();
+    project.hashes = crate::config_hash::Hashes::new(&printed, &raw);
+    assert!(project.hashes.recreates_dependents());
+    let ids = project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
+    for container in &mut observed.containers {
+        container.config_hash = service_hash(&project.services[&container.service].raw, &ids, true).unwrap();
+    }
+    let plan = plan(&project, &observed, &Request::default());
+    let nginx = plan.services.iter().find(|planned| planned.service == "nginx").unwrap();
+    assert_eq!((nginx.action, nginx.reason.as_str()), (Action::StandIn, "Compose recreates it together with php-fpm"));
+    assert_eq!(plan.rolling, []);
+}
+
 /// Like [`STACK`], but nginx mounts nothing of php-fpm's, and is its router.
 fn routed() -> String {
     let router = r#"{"services":{"php-fpm":{"router":{"nginx":{"service":"nginx","upstream":"backend","port":9000}}},"#;

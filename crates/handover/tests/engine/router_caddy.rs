@@ -3,13 +3,12 @@
 use crate::harness::proxies::{HEALTHCHECK, app, with_images};
 use crate::harness::{Stack, assert_few_retries, docker_lines, finish};
 use crate::rolling::{requests, rolled};
-use crate::router_nginx::told;
+use crate::router_nginx::{applications, told};
 
 const CADDY: &str = r#"
 services:
   caddy:
     image: handover-lab/caddy:2.6
-    depends_on: [app]
     ports: ["${PORT}:80"]
     volumes: ["./Caddyfile:/etc/caddy/Caddyfile:ro"]
 "#;
@@ -63,7 +62,8 @@ fn more_and_fewer_replicas_are_told() {
         stack.set("VERSION", version);
         replicas(&stack, count, SETTINGS);
         let finished = stack.up(&["--output", "json"]).expect_success();
-        let names: Vec<String> = (1..=count).map(|number| format!("{}-app-{number}:80", stack.name)).collect();
+        let names: Vec<String> = applications(&stack).into_iter().map(|name| format!("{name}:80")).collect();
+        assert_eq!(names.len(), count as usize, "{finished}");
         assert_eq!(upstreams(&stack), names, "{finished}");
         stack.assert_nothing_left();
     }

@@ -3,13 +3,13 @@
 use crate::harness::proxies::{HEALTHCHECK, app, with_images};
 use crate::harness::{Stack, assert_few_retries, docker, finish};
 use crate::rolling::{requests, rolled};
-use crate::router_nginx::told;
+use crate::router_nginx::{applications, told};
 
 const HAPROXY: &str = r#"
 services:
   haproxy:
     image: handover-lab/haproxy:2.6
-    depends_on: [app]
+    restart: on-failure
     ports: ["${PORT}:80"]
     volumes: ["./haproxy.cfg:/etc/haproxy/haproxy.cfg"]
 "#;
@@ -17,10 +17,9 @@ services:
 const SETTINGS: &str =
     "\nx-handover: { services: { app: { router: { haproxy: { service: haproxy, backend: app } } } } }\n";
 
-/// A configuration with a line for each of so many containers.
-fn configuration(stack: &Stack, count: u32) -> String {
-    let line = |number: u32| format!("    server {0}-app-{number} {0}-app-{number}:80 weight 10\n", stack.name);
-    let lines: String = (1..=count).map(line).collect();
+/// A configuration with a line for each of these containers.
+fn configuration(names: &[String]) -> String {
+    let lines: String = names.iter().map(|name| format!("    server {name} {name}:80 weight 10\n")).collect();
     format!(
         r"global
     maxconn 1000
@@ -41,7 +40,8 @@ backend app
 
 fn behind_haproxy(name: &str, count: u32) -> Stack {
     let stack = with_images(name, &["handover-lab/haproxy:2.6"]);
-    stack.write("haproxy.cfg", &configuration(&stack, count));
+    let names: Vec<String> = (1..=count).map(|number| format!("{}-app-{number}", stack.name)).collect();
+    stack.write("haproxy.cfg", &configuration(&names));
     replicas(&stack, count);
     stack.start();
     stack
@@ -66,7 +66,7 @@ fn nobody_notices_and_haproxy_and_its_file_stay_as_they_were() {
     assert!(rolled(&finished).contains("router haproxy (service haproxy, backend app)"), "{finished}");
     assert_eq!(told(&finished), 1, "{finished}");
     assert_eq!(stack.container_id("haproxy"), haproxy, "HAProxy was recreated");
-    assert_eq!(written(&stack), configuration(&stack, 1));
+    assert_eq!(written(&stack), configuration(&applications(&stack)));
     docker(&["restart", "--time", "5", &haproxy]);
     stack.wait_http(stack.port);
 }
@@ -80,7 +80,9 @@ fn replicas_are_told_one_by_one_and_more_and_fewer_of_them_are_written_down() {
         stack.set("VERSION", version);
         replicas(&stack, count);
         let finished = stack.up(&["--output", "json"]).expect_success();
-        assert_eq!(written(&stack), configuration(&stack, count), "{finished}");
+        let names = applications(&stack);
+        assert_eq!(names.len(), count as usize, "{finished}");
+        assert_eq!(written(&stack), configuration(&names), "{finished}");
         stack.assert_nothing_left();
     }
     assert_few_retries(&finish(load, "v4"));
@@ -104,7 +106,7 @@ fn refused(stack: &mut Stack, says: &[&str]) {
 #[test]
 fn a_haproxy_that_cannot_be_told_is_refused_before_anything_is_started() {
     let mut stack = behind_haproxy("haproxy-bad", 1);
-    let good = configuration(&stack, 1);
+    let good = configuration(&applications(&stack));
     let settings = |stack: &Stack, keys: &str| {
         let settings = SETTINGS.replace("backend: app", keys);
         stack.compose_file(&format!("{HAPROXY}{}{settings}", app(&[], &[HEALTHCHECK])));
@@ -119,7 +121,7 @@ fn a_haproxy_that_cannot_be_told_is_refused_before_anything_is_started() {
     refused(&mut stack, &["no server of backend app is the service's"]);
     settings(&stack, "backend: app");
     stack.write("haproxy.cfg", &good.replace("balance roundrobin", "balance nonsense"));
-    refused(&mut stack, &["haproxy -c fails", "nonsense"]);
+    refused(&mut stack, &["haproxy -c fails", "balance only supports"]);
     stack.write("haproxy.cfg", &good.replace("level admin", "level user"));
     docker(&["restart", "--time", "5", &stack.container_id("haproxy")]);
     stack.wait_http(stack.port);
