@@ -39,6 +39,12 @@ impl Hashes {
         Self { printed, depends_on }
     }
 
+    /// Whether this version recreates what depends on a service together with it: those that hash `depends_on` do (seen with 2.26;
+    /// 2.40 does neither).
+    pub fn recreates_dependents(&self) -> bool {
+        self.depends_on
+    }
+
     /// Whether a container's hash is the one that Compose would write for this service now.
     ///
     /// The printed one fits too where ours does not: it knows fields that we have not met.

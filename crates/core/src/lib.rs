@@ -15,6 +15,7 @@ pub mod plan;
 pub mod preflight;
 pub mod project;
 pub mod rolling;
+pub mod router;
 pub mod settings;
 pub mod standin;
 pub mod switch;

@@ -29,6 +29,8 @@ pub struct Project {
     pub settings: Settings,
     /// The hashes that Compose would write on its containers.
     pub hashes: Hashes,
+    /// What Compose puts between the parts of a container's name.
+    pub separator: char,
     /// The whole document as Compose printed it, with every `$` still doubled.
     pub document: Map<String, Value>,
 }
@@ -163,6 +165,7 @@ impl Project {
             name: wire.name,
             services,
             settings,
+            separator,
             document,
         })
     }

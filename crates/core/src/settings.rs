@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::router::RouterSettings;
+
 /// All settings of a project; the default is what a project without a block gets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -27,6 +29,8 @@ pub struct ServiceSettings {
     pub volumes: Volumes,
     /// Services that this one passes requests to, where `depends_on` does not say it.
     pub fronts: Vec<String>,
+    /// The proxy of the user's own that is told where its containers are.
+    pub router: Option<RouterSettings>,
 }
 
 /// A strategy that can be asked for by name.
@@ -116,6 +120,13 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Services whose router is this one.
+    pub fn routed_by<'a>(&'a self, router: &'a str) -> impl Iterator<Item = &'a str> {
+        let routed =
+            move |settings: &ServiceSettings| settings.router.as_ref().map(RouterSettings::service) == Some(router);
+        self.services.iter().filter(move |(_, settings)| routed(settings)).map(|(name, _)| name.as_str())
+    }
+
     /// The settings of a service; the default where there are none.
     pub fn service(&self, name: &str) -> ServiceSettings {
         self.services.get(name).cloned().unwrap_or_default()
@@ -141,12 +152,22 @@ impl ServiceSettings {
                         settings.fronts.push(name.to_owned());
                     }
                 }
+                "router" => settings.router = Some(RouterSettings::parse(&place, value, services)?),
                 _ => {
-                    return Err(unknown(&place, "key", key, ["strategy", "volumes", "fronts"]));
+                    return Err(unknown(&place, "key", key, ["strategy", "volumes", "fronts", "router"]));
                 }
             }
         }
+        if settings.router.is_some() && !matches!(settings.strategy, None | Some(Strategy::Rolling)) {
+            let place = format!("{place}.router");
+            return Err(wrong(&place, "is for a service that is rolled", "leave one of `strategy` and `router` out"));
+        }
         Ok(settings)
+    }
+
+    /// Whether the user says that it is rolled, by strategy or by a router.
+    pub fn says_rolling(&self) -> bool {
+        self.strategy == Some(Strategy::Rolling) || self.router.is_some()
     }
 }
 
@@ -168,7 +189,7 @@ fn word<T: for<'a> Deserialize<'a>>(place: &str, value: &Value, words: &[&str]) 
     serde_json::from_value(value.clone()).map_err(|_| unknown(place, "word", text, words.iter().copied()))
 }
 
-fn mapping<'a>(place: &str, value: &'a Value) -> Result<&'a serde_json::Map<String, Value>, SettingsError> {
+pub(crate) fn mapping<'a>(place: &str, value: &'a Value) -> Result<&'a serde_json::Map<String, Value>, SettingsError> {
     value.as_object().ok_or_else(|| wrong(place, "is not a mapping", "write `key: value` lines below it"))
 }
 
@@ -179,11 +200,16 @@ fn duration(place: &str, value: &Value) -> Result<f64, SettingsError> {
         .ok_or_else(|| wrong(place, &format!("{value} is not a duration"), "write it like 30s, 1m30s or 500ms"))
 }
 
-fn wrong(place: &str, problem: &str, hint: &str) -> SettingsError {
+pub(crate) fn wrong(place: &str, problem: &str, hint: &str) -> SettingsError {
     SettingsError { place: place.to_owned(), problem: problem.to_owned(), hint: hint.to_owned() }
 }
 
-fn unknown<'a>(place: &str, kind: &str, found: &str, known: impl IntoIterator<Item = &'a str>) -> SettingsError {
+pub(crate) fn unknown<'a>(
+    place: &str,
+    kind: &str,
+    found: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> SettingsError {
     let known: Vec<&str> = known.into_iter().collect();
     let hint = match nearest(found, known.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
@@ -266,6 +292,16 @@ mod tests {
         assert_eq!(error.hint, "did you mean `applications`?");
         let error = parse(json!({"services": {"web": {"volumes": "shared"}}})).unwrap_err();
         assert_eq!(error.hint, "did you mean `share`?");
+    }
+
+    #[test]
+    fn a_router_belongs_to_a_service_that_is_rolled() {
+        let router = json!({"nginx": {"service": "web", "upstream": "backend"}});
+        let settings = parse(json!({"services": {"applications": {"router": router}}})).unwrap();
+        assert!(settings.service("applications").says_rolling());
+        let error =
+            parse(json!({"services": {"applications": {"strategy": "in-place", "router": router}}})).unwrap_err();
+        assert_eq!(error.to_string(), "x-handover.services.applications.router: is for a service that is rolled");
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub(crate) enum Event {
     Switched { container: String },
     /// A proxy among the peers has read its configuration anew, and resolved the names in it.
     Reloaded { peer: String },
+    /// A router sends to just these containers now, and has confirmed it.
+    RouterTold { router: String, servers: Vec<String> },
+    /// Nothing of a router works any more by what it was told before.
+    RouterDrained { router: String },
     /// New connections go to the new version.
     Live,
     /// A container's connections have been drained.

@@ -11,6 +11,7 @@ mod failure;
 mod helper;
 mod interrupt;
 mod render;
+mod router;
 
 use std::process::ExitCode;
 

@@ -19,6 +19,7 @@ pub mod guard;
 mod hand_on;
 mod holders;
 mod inet_diag;
+mod inside;
 pub mod keeper;
 mod listeners;
 mod namespace;

@@ -12,6 +12,7 @@
 //! ← {"id":2,"error":{"what":"reading the sockets: Operation not permitted","hint":"…"}}
 //! ```
 
+mod inside;
 mod open_files;
 mod peers;
 
@@ -23,6 +24,7 @@ use handover_core::switch::{PortTable, Protocol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::inside::{Door, FileRead, Process, Processes, Said};
 pub use self::open_files::{FileInUse, Hold, MountInUse, MountsInUse};
 pub use self::peers::{Caller, Callers, LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
 
@@ -209,6 +211,36 @@ pub enum SessionOp {
     UnloadPorts {
         /// Name of the project.
         project: String,
+    },
+    /// Reads a file as a process of a container sees it. Answers [`FileRead`].
+    ReadFile {
+        /// The process, as the host counts.
+        process: u32,
+        /// Path for that process.
+        path: PathBuf,
+    },
+    /// Writes a file that is there, in place: inode, owner and mode stay, also of one that is bound from the host. Answers `{}`.
+    WriteFile {
+        /// The process, as the host counts.
+        process: u32,
+        /// Path for that process.
+        path: PathBuf,
+        /// All of its new text.
+        text: String,
+    },
+    /// A process and all below it. Answers [`Processes`].
+    Processes {
+        /// The process, as the host counts.
+        process: u32,
+    },
+    /// Says something to a server inside a container, and hears it out until it closes the connection. Answers [`Said`].
+    Converse {
+        /// A process of the container, as the host counts.
+        process: u32,
+        /// Where the server listens.
+        door: Door,
+        /// What is said.
+        text: String,
     },
     /// Ends a request; it answers with an error that says `cancelled`. Answers `{}`; the same if it has ended.
     Cancel {

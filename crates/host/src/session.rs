@@ -19,7 +19,7 @@ use crate::drain::{self, Control};
 use crate::error::HostError;
 use crate::peers::Peers;
 use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
-use crate::{accepts, callers, flows, gateway, listeners, open_files, ports, support};
+use crate::{accepts, callers, flows, gateway, inside, listeners, open_files, ports, support};
 
 /// Runs until its standard input ends or a signal comes, both of which are success and end everything that is under
 /// way. Needs a tokio runtime with I/O and time.
@@ -146,6 +146,15 @@ async fn answer(
         }
         SessionOp::UnloadPorts { project } => {
             output.ok(id, &Unloaded { was_loaded: ports::unload(&project).await? });
+        }
+        SessionOp::ReadFile { process, path } => output.ok(id, &inside::read(process, path).await?),
+        SessionOp::WriteFile { process, path, text } => {
+            inside::write(process, path, text).await?;
+            output.ok(id, &json!({}));
+        }
+        SessionOp::Processes { process } => output.ok(id, &inside::processes(process).await?),
+        SessionOp::Converse { process, door, text } => {
+            output.ok(id, &inside::converse(process, door, text).await?);
         }
         // Answered where they came in.
         SessionOp::Cancel { .. } | SessionOp::Proceed { .. } => {}

@@ -6,6 +6,7 @@ use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{self, References};
+use crate::plan::rolling::rolled_by_word;
 use crate::plan::{Refusal, changed_services};
 use crate::project::Project;
 
@@ -45,9 +46,13 @@ impl Group {
         changes: &BTreeMap<String, Change>,
         in_place: &BTreeMap<String, String>,
     ) -> (BTreeSet<String>, Found) {
-        let moving: BTreeSet<String> =
-            changed_services(changes).into_iter().filter(|name| !in_place.contains_key(name)).collect();
-        let affected: BTreeSet<String> = references::affected(references, &moving)
+        let rolled = rolled_by_word(project, observed, changes);
+        let moving: BTreeSet<String> = changed_services(changes)
+            .into_iter()
+            .filter(|name| !in_place.contains_key(name) && !rolled.contains(name))
+            .collect();
+        let noticed = references.iter().map(|(user, uses)| (user.clone(), uses - &rolled)).collect();
+        let affected: BTreeSet<String> = references::affected(&noticed, &moving)
             .into_iter()
             .filter(|name| changes.contains_key(name) && !in_place.contains_key(name))
             .collect();
@@ -57,7 +62,9 @@ impl Group {
             .filter(|name| project.services[*name].is_entry() && observed.of_service(name).any(|c| c.running))
             .cloned()
             .collect();
-        let mut members = references::reachable(references, &entries, &affected);
+        // But where an entry service is replaced itself, all that it uses moves with it, at one instant.
+        let within = affected.union(&rolled).filter(|name| !in_place.contains_key(*name)).cloned().collect();
+        let mut members = references::reachable(references, &entries, &within);
         let mut found = Found::default();
         for name in members.clone() {
             let service = &project.services[&name];

@@ -6,6 +6,7 @@ pub mod change;
 pub mod doubling;
 pub mod evidence;
 mod group;
+mod inherited;
 mod inside;
 pub mod references;
 mod rolling;
@@ -25,7 +26,7 @@ use crate::standin;
 
 pub use inside::{CalledMember, InsidePlan};
 use rolling::Rolled;
-pub use rolling::{ComposeStarts, RollingPlan};
+pub use rolling::{ComposeStarts, RollingPlan, RouterPlan};
 
 /// What the user asked for, besides the project itself.
 #[derive(Clone, Debug, Default)]
@@ -151,12 +152,16 @@ pub struct Plan {
     pub standin: Option<StandInPlan>,
     /// Services that are rolled.
     pub rolling: Vec<RollingPlan>,
+    /// Routers that are told once all is settled, by service: those whose service is not rolled.
+    pub told_afterwards: Vec<(String, RouterPlan)>,
     /// Services without a container that the stand-in uses and that keep state: Compose makes them first.
     pub create_first: Vec<String>,
     /// Whether networks or volumes of the project are missing that the stand-in needs.
     pub create_resources: bool,
     /// Services whose anonymous volumes are made anew.
     pub renew: Vec<Renewal>,
+    /// Code volumes that the recreated containers mount from others: removed if nobody mounts them any more.
+    pub inherited_code: BTreeSet<String>,
     /// Containers of services that the project no longer has, which Compose removes.
     pub remove_orphans: Vec<String>,
     /// Reasons not to begin.
@@ -193,9 +198,11 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
         services: Vec::new(),
         standin: None,
         rolling: Vec::new(),
+        told_afterwards: Vec::new(),
         create_first: Vec::new(),
         create_resources: false,
         renew: Vec::new(),
+        inherited_code: BTreeSet::new(),
         remove_orphans: Vec::new(),
         refusals: Vec::new(),
         notes: Vec::new(),
@@ -225,12 +232,14 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
             ));
         }
     }
-    plan.rolling = rolled.plans(project);
+    plan.rolling = rolled.plans(project, observed);
+    plan.told_afterwards = rolling::told_afterwards(&plan, project, observed);
     plan.refusals.extend(group.refusals.iter().chain(&rolled.refusals).cloned());
     refuse_interruptions(&mut plan, project, request);
     refuse_replaced_networks(&mut plan, project, observed, request, &group);
     note_kept_volumes(&mut plan, project, observed, &changes);
     plan.renew = renewals(project, observed, &changes);
+    plan.inherited_code = inherited::inherited_code(project, observed, &changes);
     if request.remove_orphans {
         plan.remove_orphans = observed.orphans(project).map(|container| container.name.clone()).collect();
     }
@@ -335,7 +344,10 @@ fn changes(
         for name in selected {
             let service = &project.services[name];
             let changed = |parent: &&String| matches!(changes.get(*parent), Some(Change::Changed(_)));
-            let parents = service.recreated_with();
+            let mut parents = service.recreated_with();
+            if project.hashes.recreates_dependents() {
+                parents.extend(service.depends_on.keys().cloned());
+            }
             let recreated = parents.iter().find(changed).map(|parent| ("recreates", parent));
             let restarting = service.depends_on.iter().filter(|(_, dependency)| dependency.restart);
             let restarted = || restarting.map(|(parent, _)| parent).find(changed).map(|parent| ("restarts", parent));
@@ -370,7 +382,16 @@ fn service_plan(
 ) -> ServicePlan {
     let service = &project.services[name];
     let (action, reason) = match &changes[name] {
-        change if group.members.contains(name) => (Action::StandIn, standin_reason(change, name, references, group)),
+        change if group.members.contains(name) => {
+            let mut reason = standin_reason(change, name, references, group);
+            if let Some(router) =
+                project.settings.service(name).router.filter(|router| group.members.contains(router.service()))
+            {
+                reason
+                    .push_str(&format!("; {} is replaced in this deploy, too, so both move as one", router.service()));
+            }
+            (Action::StandIn, reason)
+        }
         Change::None => (Action::Keep, "as wanted".to_owned()),
         Change::Missing => (Action::Create, "it has no container yet".to_owned()),
         Change::Stopped => (Action::Start, "it does not run".to_owned()),

@@ -7,7 +7,8 @@ use crate::project::{Project, Service};
 /// Who refers to whom: for each service the services that it uses.
 pub type References = BTreeMap<String, BTreeSet<String>>;
 
-/// References as written: `depends_on` (where Compose adds links, volumes_from and shared namespaces itself) and `fronts`.
+/// References as written: `depends_on` (where Compose adds links, volumes_from and shared namespaces itself), `fronts` and
+/// `router`.
 pub fn declared(project: &Project) -> References {
     project
         .services
@@ -15,6 +16,7 @@ pub fn declared(project: &Project) -> References {
         .map(|service| {
             let mut uses: BTreeSet<String> = service.depends_on.keys().cloned().collect();
             uses.extend(project.settings.service(&service.name).fronts);
+            uses.extend(project.settings.routed_by(&service.name).map(str::to_owned));
             uses.retain(|name| project.services.contains_key(name) && *name != service.name);
             (service.name.clone(), uses)
         })

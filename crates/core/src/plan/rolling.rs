@@ -1,6 +1,7 @@
 //! Which services are rolled: Compose recreates them, the new container starts first, and the kernel leads the traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -8,9 +9,11 @@ use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{References, reachable};
-use crate::plan::{Refusal, RefusalKind};
+use crate::plan::{Plan, Refusal, RefusalKind};
 use crate::project::{Project, Service};
+use crate::router::{Names, RouterSettings};
 use crate::settings::Strategy;
+use crate::standin::names_of;
 use crate::update_config::{Order, UpdateConfig};
 
 /// A service that is rolled.
@@ -26,6 +29,8 @@ pub struct RollingPlan {
     pub rollback: UpdateConfig,
     /// What Compose does with its containers only when it starts them itself, if there is any of it: then it does.
     pub compose_starts: Option<ComposeStarts>,
+    /// The proxy that is told where they are.
+    pub router: Option<RouterPlan>,
 }
 
 /// What Compose does with a container only when it starts it itself.
@@ -35,6 +40,19 @@ pub enum ComposeStarts {
     Files,
     /// It runs commands in it afterwards, and writes files where there are any.
     Hooks,
+}
+
+/// A proxy that is told where a rolled service's containers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterPlan {
+    /// Which one, and where in it.
+    pub router: RouterSettings,
+    /// What the service's containers are called.
+    pub names: Names,
+    /// Names of its containers in the end.
+    pub containers: Vec<String>,
+    /// What it is told then, in words.
+    pub sends: Vec<String>,
 }
 
 /// What was decided about services outside the stand-in group that somebody uses.
@@ -66,7 +84,7 @@ impl Rolled {
                 continue;
             }
             if service.is_entry() {
-                if project.settings.service(name).strategy == Some(Strategy::Rolling) {
+                if project.settings.service(name).says_rolling() {
                     rolled.refusals.push(cannot_hold_port_twice(service));
                 }
                 continue;
@@ -92,7 +110,7 @@ impl Rolled {
     }
 
     /// What execution needs of the services that are rolled.
-    pub(super) fn plans(&self, project: &Project) -> Vec<RollingPlan> {
+    pub(super) fn plans(&self, project: &Project, observed: &Observation) -> Vec<RollingPlan> {
         let services = self.services.keys().map(|name| &project.services[name]);
         services
             .map(|service| RollingPlan {
@@ -101,6 +119,11 @@ impl Rolled {
                 update: service.update.clone(),
                 rollback: service.rollback.clone(),
                 compose_starts: compose_starts(service, project),
+                router: project
+                    .settings
+                    .service(&service.name)
+                    .router
+                    .map(|router| RouterPlan::of(service, project, observed, router)),
             })
             .collect()
     }
@@ -129,7 +152,78 @@ fn used_by_others(
     used
 }
 
+/// Services that change and are rolled because the user says so: who calls them is not affected by it.
+pub(super) fn rolled_by_word(
+    project: &Project,
+    observed: &Observation,
+    changes: &BTreeMap<String, Change>,
+) -> BTreeSet<String> {
+    let rolled = |(name, change): &(&String, &Change)| {
+        let service = &project.services[*name];
+        matches!(change, Change::Changed(_))
+            && project.settings.service(name).says_rolling()
+            && runs(observed, name)
+            && !service.is_entry()
+            && !matches!(doubling(service, project, observed), Doubling::Never(_))
+            && cannot_be_rolled(service, project, changes).is_none()
+    };
+    changes.iter().filter(rolled).map(|(name, _)| name.clone()).collect()
+}
+
+/// Routers of services that are not rolled, where the service or the router is made anew: what the router says by itself may
+/// not name all containers.
+pub(super) fn told_afterwards(plan: &Plan, project: &Project, observed: &Observation) -> Vec<(String, RouterPlan)> {
+    let settled = |name: &str| plan.settled_services().any(|service| service == name);
+    let rolled = |name: &str| plan.rolling.iter().any(|rolling| rolling.service == name);
+    let services = project.services.values().filter(|service| !rolled(&service.name));
+    services
+        .filter_map(|service| Some((service, project.settings.service(&service.name).router?)))
+        .filter(|(service, router)| settled(&service.name) || settled(router.service()))
+        .map(|(service, router)| (service.name.clone(), RouterPlan::of(service, project, observed, router)))
+        .collect()
+}
+
+impl RouterPlan {
+    fn of(service: &Service, project: &Project, observed: &Observation, router: RouterSettings) -> Self {
+        let there = observed.of_service(&service.name);
+        let mut containers: Vec<String> = there.map(|container| container.name.clone()).collect();
+        let mut names = Names { of_one: containers.iter().cloned().collect(), ..Names::default() };
+        for name in names_of(service, project) {
+            let own = service.container_name.as_ref() == Some(&name) || is_numbered(&name, service, project);
+            if own {
+                names.of_one.insert(name)
+            } else {
+                names.of_all.push(name);
+                false
+            };
+        }
+        for container in observed.of_service(&service.name) {
+            let addresses = container.networks.values();
+            let both = addresses.flat_map(|one| [one.address.map(IpAddr::from), one.address_v6.map(IpAddr::from)]);
+            names.at.extend(both.flatten().map(|address| (address, container.name.clone())));
+        }
+        containers.truncate(service.replicas as usize);
+        let number = containers.len() + 1..=service.replicas as usize;
+        let separator = project.separator;
+        containers
+            .extend(number.map(|number| format!("{}{separator}{}{separator}{number}", project.name, service.name)));
+        let sends = router.sends(&containers);
+        Self { router, names, containers, sends }
+    }
+}
+
+fn is_numbered(name: &str, service: &Service, project: &Project) -> bool {
+    let number = |separator: char| {
+        let prefix = format!("{}{separator}{}{separator}", project.name, service.name);
+        name.strip_prefix(&prefix).is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    number('-') || number('_')
+}
+
 fn evidence(service: &Service, project: &Project, observed: &Observation) -> Option<String> {
+    if let Some(router) = project.settings.service(&service.name).router {
+        return Some(format!("router {router}"));
+    }
     if project.settings.service(&service.name).strategy == Some(Strategy::Rolling) {
         return Some("x-handover says strategy: rolling".to_owned());
     }

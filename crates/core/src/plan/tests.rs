@@ -437,3 +437,100 @@ fn whoever_shares_a_network_with_a_member_may_call_it_and_databases_do_not() {
     observed.containers.retain(|container| container.service != "worker");
     assert_eq!(plan(&project, &observed, &Request::default()).standin.unwrap().inside, None);
 }
+
+#[test]
+fn old_code_that_only_recreated_users_mount_is_removed_with_them() {
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    for name in ["applications", "nginx"] {
+        let container = observed.containers.iter_mut().find(|container| container.service == name).unwrap();
+        let volume = if name == "nginx" { "old" } else { "now" };
+        let mount = |kind: &str, volume: &str, target: &str| crate::observation::ContainerMount {
+            kind: kind.into(),
+            volume: volume.into(),
+            target: target.into(),
+        };
+        container.mounts = vec![mount("volume", volume, "/code"), mount("volume", "data", "/data")];
+    }
+    new_image(&mut observed, "nginx:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.inherited_code, ["old".to_owned()].into());
+    assert_eq!(plan.renew, []);
+}
+
+#[test]
+fn a_compose_that_recreates_dependents_takes_the_proxy_of_a_rolled_service_into_a_stand_in() {
+    let mut project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    let hash = |name: &str| service_hash(&project.services[name].raw, &BTreeMap::new(), true).unwrap();
+    let printed = format!("nginx {}", hash("nginx"));
+    let raw = project.document["services"].as_object().unwrap().clone();
+    project.hashes = crate::config_hash::Hashes::new(&printed, &raw);
+    assert!(project.hashes.recreates_dependents());
+    let ids = project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
+    for container in &mut observed.containers {
+        container.config_hash = service_hash(&project.services[&container.service].raw, &ids, true).unwrap();
+    }
+    let plan = plan(&project, &observed, &Request::default());
+    let nginx = plan.services.iter().find(|planned| planned.service == "nginx").unwrap();
+    assert_eq!((nginx.action, nginx.reason.as_str()), (Action::StandIn, "Compose recreates it together with php-fpm"));
+    assert_eq!(plan.rolling, []);
+}
+
+/// Like [`STACK`], but nginx mounts nothing of php-fpm's, and is its router.
+fn routed() -> String {
+    let router = r#"{"services":{"php-fpm":{"router":{"nginx":{"service":"nginx","upstream":"backend","port":9000}}},"#;
+    STACK
+        .replace(r#","volumes_from":["php-fpm"]"#, "")
+        .replace(r#"{"services":{"applications":{"v"#, &format!(r#"{router}"applications":{{"v"#))
+}
+
+#[test]
+fn a_service_with_a_router_is_rolled_and_its_proxy_left_alone() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    let php = plan.services.iter().find(|planned| planned.service == "php-fpm").unwrap();
+    assert_eq!(php.action, Action::Rolling);
+    assert!(php.reason.ends_with("; router nginx (service nginx, upstream backend)"), "{}", php.reason);
+    assert!(plan.services.iter().all(|planned| planned.service == "php-fpm" || planned.action == Action::Keep));
+    let router = plan.rolling[0].router.as_ref().unwrap();
+    assert_eq!(router.names.of_all, ["php-fpm"]);
+    assert!(
+        router.sends.contains(&"    server docker-php-fpm-1:9000 <parameters as now>;".to_owned()),
+        "{:?}",
+        router.sends
+    );
+}
+
+#[test]
+fn new_code_under_a_rolled_service_does_not_reach_its_proxy_either() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    new_image(&mut observed, "apps:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.standin, None);
+    assert_eq!(actions(&plan)[2], ("php-fpm", Action::Rolling));
+    assert_eq!(actions(&plan)[1], ("nginx", Action::Keep));
+}
+
+#[test]
+fn a_router_that_is_replaced_itself_takes_the_service_into_its_stand_in() {
+    let project = parse(&routed());
+    let mut observed = settled(&project);
+    new_image(&mut observed, "php:1");
+    new_image(&mut observed, "nginx:1");
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.refusals, []);
+    assert_eq!(plan.rolling, []);
+    assert_eq!(plan.told_afterwards[0].0, "php-fpm");
+    assert_eq!(plan.standin.as_ref().unwrap().tiers, [vec!["nginx"], vec!["php-fpm"]]);
+    let php = plan.services.iter().find(|planned| planned.service == "php-fpm").unwrap();
+    assert!(php.reason.ends_with("; nginx is replaced in this deploy, too, so both move as one"), "{}", php.reason);
+}

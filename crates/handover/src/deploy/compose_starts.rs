@@ -36,7 +36,10 @@ impl Hands<'_> {
         let started = self.switch.start(id, &other).await?;
         call.pass();
         match self.gate(&ports).pass(&[id.to_owned()], &mut changes).await {
-            Ok(_) => self.switch.free(&started).await,
+            Ok(_) => {
+                self.switch.free(&started).await?;
+                self.routers.serves(service, &started).await
+            }
             Err(failure) => {
                 self.take_back(&other, id, Some(&started)).await?;
                 Err(failure)

@@ -101,6 +101,7 @@ impl<'a> HandOver<'a> {
             deploy.settle(plan, observed, self.interrupt, inside, &mut proof).await?;
             let services: Vec<&str> = plan.settled_services().collect();
             deploy.gate_real(&services, observed, inside.is_some()).await?;
+            deploy.tell_routers_afterwards(plan).await;
             if let Some(inside) = inside {
                 inside.lead_to_real().await?;
             }
@@ -108,7 +109,7 @@ impl<'a> HandOver<'a> {
             if let Some(inside) = inside {
                 inside.end().await?;
             }
-            settle::remove_renewed_volumes(&deploy.engine, &plan.renew).await;
+            settle::remove_old_code(&deploy.engine, plan).await;
             Ok(())
         };
         finished.await.map_err(unfinished)?;

@@ -196,7 +196,7 @@ impl<'a> Inside<'a> {
 
     /// Waits until nobody uses addresses that are gone, if anybody was led at all.
     pub(super) async fn end(&self) -> Result<()> {
-        self.deploy.reload_nginx(&self.switch).await;
+        self.deploy.reload_nginx(&self.switch, &BTreeSet::new()).await;
         if self.switch.led().await? == 0 {
             return Ok(());
         }

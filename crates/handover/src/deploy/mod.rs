@@ -16,6 +16,7 @@ mod replace;
 mod resume;
 mod roll_back;
 mod rolling;
+mod routers;
 mod settle;
 mod standin;
 mod steps;
@@ -211,8 +212,12 @@ async fn deploy_locked(
     }
     let plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
     events.emit(Event::Planned(Box::new(plan.clone())));
-    let host =
-        events.step(Step::Preflight, preflight::check(&deploy.project, &plan, &observed, &deploy.session)).await?;
+    let checking = async {
+        let host = preflight::check(&deploy.project, &plan, &observed, &deploy.session).await?;
+        routers::Routers::open(deploy, &plan, &observed).await?;
+        Ok::<_, Vec<Failure>>(host)
+    };
+    let host = events.step(Step::Preflight, checking).await?;
     if plan.standin.is_some() && !host.input_dropped_by.is_empty() {
         events.emit(Event::Note(format!(
             "a firewall drops by default what comes in to the host ({}): clients over IPv6 and containers that call the host's \

@@ -14,6 +14,7 @@ use handover_host::protocol::{Listeners, SessionOp};
 use super::drain::Drains;
 use super::gate::{ContainerEvents, Gate};
 use super::rolling::found;
+use super::routers::Routers;
 use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Inspected;
@@ -27,6 +28,7 @@ pub(super) struct Hands<'a> {
     pub(super) deploy: &'a Deploy,
     pub(super) observed: &'a Observation,
     pub(super) switch: &'a Switch,
+    pub(super) routers: &'a Routers,
     /// What gives up a replacement before traffic moves, where anything does.
     pub(super) interrupt: Option<&'a Interrupt>,
     /// Old containers that still get new connections.
@@ -69,6 +71,7 @@ impl Hands<'_> {
             let ready = ready.into_iter().next().unwrap_or_else(|| new_one.clone());
             self.switch.lead(&before, &ready).await?;
             events.emit(Event::Switched { container: old.name.clone() });
+            self.routers.serves(&old.service, &ready).await?;
             self.switched();
             let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
             let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
@@ -95,6 +98,7 @@ impl Hands<'_> {
         let requests = drains.requests();
         if let Some(other) = &self.another(&old.service, &BTreeSet::from([old.id.clone()])).await? {
             self.switch.lead(&before, other).await?;
+            self.routers.ends(&old.service, &before).await?;
         }
         self.switched();
         tokio::select! {
@@ -102,6 +106,7 @@ impl Hands<'_> {
             () = call.abandoned() => {
                 Drains::give_up(session, &requests);
                 self.switch.free(&before).await?;
+                self.routers.serves(&old.service, &before).await?;
                 Err(abandoned())
             }
         }
@@ -142,6 +147,10 @@ impl Hands<'_> {
         let Deploy { engine, session, events, .. } = self.deploy;
         if let Some(known) = known {
             self.switch.lead(known, old).await?;
+        }
+        if let Err(failure) = self.routers.serves(&old.service, old).await {
+            let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
+            events.emit(Event::Note(format!("{}{why}", failure.what)));
         }
         let Some(found) = engine.inspect(new).await? else { return Ok(()) };
         if found.state == State::Running {

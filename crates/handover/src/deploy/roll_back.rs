@@ -64,6 +64,9 @@ impl Hands<'_> {
         }
         for id in &service.joined {
             if let Some(other) = self.another(name, &going).await? {
+                if let Some(joined) = self.deploy.engine.inspect(id).await? {
+                    self.routers.ends(name, &joined).await?;
+                }
                 self.take_back(&other, id, None).await?;
             }
         }
@@ -118,7 +121,8 @@ impl Hands<'_> {
             engine.remove_all(std::slice::from_ref(&old.id)).await?;
             return Err(failure);
         }
-        self.switch.lead(now, &started).await
+        self.switch.lead(now, &started).await?;
+        self.routers.serves(&old.service, &started).await
     }
 
     /// Takes containers among the peers that start while something is done.

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use super::inside::Inside;
 use super::replace::Hands;
 use super::roll_back::GoesBack;
+use super::routers::Routers;
 use super::steps::Deploy;
 use super::switch::Switch;
 use super::{kept_leads, settle};
@@ -128,8 +129,16 @@ impl Deploy {
         let switch = inside.map(|inside| &inside.switch).or(own.as_ref());
         let switch = switch.ok_or_else(|| Failure::new(Exit::Engine, "nothing leads the traffic"))?;
         let serving = Cell::new(old().filter(|container| container.running).count());
-        let hands =
-            Hands { deploy: self, observed, switch, interrupt: Some(interrupt), serving, live: Cell::default() };
+        let routers = Routers::open(self, plan, observed).await.map_err(first)?;
+        let hands = Hands {
+            deploy: self,
+            observed,
+            switch,
+            routers: &routers,
+            interrupt: Some(interrupt),
+            serving,
+            live: Cell::default(),
+        };
         let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
         let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
         let compose = self.compose.through(proxy.host());
@@ -168,7 +177,8 @@ impl Deploy {
         let back = roll.services_that_go_back();
         if !back.is_empty() {
             let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-            let hands = Hands { deploy: self, observed, switch, interrupt: None, serving, live };
+            let routers = &routers;
+            let hands = Hands { deploy: self, observed, switch, routers, interrupt: None, serving, live };
             let going_back = async {
                 for service in back {
                     hands.roll_back(service).await?;
@@ -187,9 +197,10 @@ impl Deploy {
         }
         // With clients inside, this comes when the stand-in is gone.
         if inside.is_none() {
-            self.reload_nginx(switch).await;
+            self.reload_nginx(switch, &routers.containers()).await;
             self.until_unused(switch).await?;
         }
+        routers.note_left(self).await;
         rolled.live = hands.live.get();
         rolled.led = switch.led().await?;
         Ok(rolled)
@@ -204,14 +215,23 @@ impl Deploy {
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
         let switch = Switch::begin(&self.engine, &self.session, observed, networks, &[], false, &[]).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-        let hands = Hands { deploy: self, observed, switch: &switch, interrupt: Some(interrupt), serving, live };
+        let routers = Routers::default();
+        let interrupt = Some(interrupt);
+        let hands = Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live };
         for half in &observed.half_replaced {
             if let Some((old, _)) = temporary_name(&half.name) {
                 hands.mend(old, &half.id).await?;
             }
         }
+        // A router may have been told of what is gone now.
+        self.reload_nginx(&switch, &BTreeSet::new()).await;
         self.until_unused(&switch).await
     }
+}
+
+/// Only what was in order at preflight and is not any more fails here.
+fn first(failures: Vec<Failure>) -> Failure {
+    failures.into_iter().next().unwrap_or_else(|| Failure::new(Exit::Host, "a router cannot be told"))
 }
 
 impl<'a> Roll<'a> {

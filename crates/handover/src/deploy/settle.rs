@@ -59,6 +59,14 @@ async fn renew(compose: &Compose, renewals: &[Renewal], events: &Events) -> Resu
     compose.up(&["--no-deps", "--renew-anon-volumes"], &services, events).await.map_err(failed)
 }
 
+/// Removes the volumes of old code that this deploy has orphaned, unless something mounts them. A volume that stays is no failure.
+pub(super) async fn remove_old_code(engine: &Engine, plan: &Plan) {
+    remove_renewed_volumes(engine, &plan.renew).await;
+    for volume in &plan.inherited_code {
+        engine.remove_volume_if_unused(volume).await;
+    }
+}
+
 /// Removes the anonymous volumes that this deploy has orphaned, unless something mounts them. A volume that stays is no
 /// failure.
 pub(super) async fn remove_renewed_volumes(engine: &Engine, renewals: &[Renewal]) {

@@ -54,7 +54,8 @@ impl Deploy {
         self.settle(plan, observed, interrupt, None, &mut proof).await?;
         let services: Vec<&str> = plan.settled_services().collect();
         self.gate_real(&services, observed, false).await?;
-        settle::remove_renewed_volumes(&self.engine, &plan.renew).await;
+        self.tell_routers_afterwards(plan).await;
+        settle::remove_old_code(&self.engine, plan).await;
         Ok(proof)
     }
 

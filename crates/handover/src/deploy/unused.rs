@@ -1,5 +1,6 @@
 //! After rolling: the old containers' addresses are given up once nobody calls them any more.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ const LONGEST: Duration = Duration::from_secs(10);
 const CLOSING: Duration = Duration::from_secs(5);
 
 impl Deploy {
-    /// Lets every nginx among the peers resolve its names anew: it does so only when it reads its configuration. One whose
-    /// configuration is broken is left alone, and named.
-    pub(super) async fn reload_nginx(&self, switch: &Switch) {
-        for (id, name) in switch.nginx().await {
+    /// Lets every nginx among the peers resolve its names anew, but for those that were told: it does so only when it reads its
+    /// configuration. One whose configuration is broken is left alone, and named.
+    pub(super) async fn reload_nginx(&self, switch: &Switch, told: &BTreeSet<String>) {
+        for (id, name) in switch.nginx().await.into_iter().filter(|(id, _)| !told.contains(id)) {
             let reloaded = async {
                 let (code, printed) = self.engine.exec(&id, &["nginx", "-t"]).await?;
                 if code != 0 {

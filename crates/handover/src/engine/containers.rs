@@ -84,6 +84,13 @@ pub(crate) struct Inspected {
     pub(crate) ports: Vec<(String, String, u16)>,
 }
 
+impl Inspected {
+    /// Its first process, as the host counts; `None` while it does not run.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.sandbox.strip_prefix("/proc/")?.split('/').next()?.parse().ok()
+    }
+}
+
 impl Engine {
     /// Creates one of our containers; its id. `Ok(None)`: its name is taken.
     pub(crate) async fn create_ours(
@@ -334,8 +341,10 @@ fn host_config(role: Role) -> HostConfig {
             // By /proc/<pid>/ns/net into the network namespaces of containers, also of those that start later: the engine's
             // own files for them appear in here only where the host shares its mounts, and not every host does.
             config.pid_mode = Some("host".to_owned());
-            let needed = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_NICE", "SYS_PTRACE"];
-            config.cap_add = Some(needed.map(str::to_owned).to_vec());
+            let mut needed = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_NICE", "SYS_PTRACE"].to_vec();
+            // Routers' files belong to whoever runs the proxy.
+            needed.extend((role == Role::Session).then_some("DAC_OVERRIDE"));
+            config.cap_add = Some(needed.into_iter().map(str::to_owned).collect());
             // Older engines' seccomp profiles do not know pidfd_getfd, by which a drain takes connections over.
             let security = ["no-new-privileges", "apparmor=unconfined", "seccomp=unconfined"];
             config.security_opt = Some(security.map(str::to_owned).to_vec());

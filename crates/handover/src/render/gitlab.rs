@@ -109,9 +109,12 @@ impl Folded {
             Event::Compose { line, .. } if self.part.is_some() => {
                 self.fold(at, vec![plain::stamped(at, &format!("  {line}"))])
             }
-            Event::Ready { .. } | Event::Switched { .. } | Event::Reloaded { .. } | Event::Drained { .. } => {
-                self.fold(at, plain::lines(at, event))
-            }
+            Event::Ready { .. }
+            | Event::Switched { .. }
+            | Event::Reloaded { .. }
+            | Event::RouterTold { .. }
+            | Event::RouterDrained { .. }
+            | Event::Drained { .. } => self.fold(at, plain::lines(at, event)),
             Event::StepEnded(_) | Event::Compose { .. } => plain::lines(at, event),
             Event::Planned(_)
             | Event::NothingToDo

@@ -25,6 +25,8 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
         Event::Ready { container } => json!({"event": "ready", "container": container}),
         Event::Switched { container } => json!({"event": "switched", "container": container}),
         Event::Reloaded { peer } => json!({"event": "reloaded", "peer": peer}),
+        Event::RouterTold { router, servers } => json!({"event": "router-told", "router": router, "servers": servers}),
+        Event::RouterDrained { router } => json!({"event": "router-drained", "router": router}),
         Event::Live => json!({"event": "live"}),
         Event::Drained { container, report } => json!({
             "event": "drained", "container": container,

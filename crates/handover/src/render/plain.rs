@@ -21,6 +21,10 @@ pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
         Event::Ready { container } => stamped(&format!("  {container} is ready")),
         Event::Switched { container } => stamped(&format!("  {container}: new connections go to the new container")),
         Event::Reloaded { peer } => stamped(&format!("  {peer} was reloaded, so that it resolves names anew")),
+        Event::RouterTold { router, servers } => {
+            stamped(&format!("  {router} confirms that it sends to {}", servers.join(", ")))
+        }
+        Event::RouterDrained { router } => stamped(&format!("  {router}: nothing goes on by its old configuration")),
         Event::Live => stamped("the new version is live"),
         Event::Drained { container, report } => stamped(&format!("  {container}: {}", drained(report))),
         Event::Note(text) => stamped(&format!("note: {text}")),
@@ -46,6 +50,10 @@ pub(crate) fn plan(plan: &Plan) -> Vec<String> {
     }
     for renewal in &plan.renew {
         lines.push(format!("  {}: its anonymous volumes are made anew from the image", renewal.service));
+    }
+    for router in plan.rolling.iter().filter_map(|rolling| rolling.router.as_ref()) {
+        lines.push(format!("  {} is told:", router.router));
+        lines.extend(router.sends.iter().map(|line| format!("      {line}")));
     }
     for note in &plan.notes {
         lines.push(format!("  note: {note}"));

@@ -28,5 +28,8 @@ mod rolling_hooks;
 mod rolling_names;
 mod rolling_replicas;
 mod rolling_streams;
+mod router_caddy;
+mod router_haproxy;
+mod router_nginx;
 mod streams;
 mod udp;

@@ -94,7 +94,7 @@ pub(crate) fn outside(name: &str, image: &str, proxy: &str, files: &[(&str, &str
 }
 
 /// A stack without a file.
-fn with_images(name: &str, images: &[&str]) -> Stack {
+pub(crate) fn with_images(name: &str, images: &[&str]) -> Stack {
     let mut stack = Stack::new(name);
     for image in images.iter().filter(|image| image.starts_with("handover-lab/")) {
         let found = !docker_lines(&["images", "-q", image]).is_empty();
