@@ -234,7 +234,7 @@ mod tests {
    7.50s  the new version is live
 ^[0Ksection_start:1008:handover_3_drain[collapsed=true]~^[0K   8.00s  drain and stop the old containers
    8.00s  drain the old containers
-   8.50s    web: 2 closed while idle, 1 ended by themselves, none cut
+   8.50s    web: 2 closed while idle, 0 handed on, 1 ended by themselves, none cut
    9.50s  stop the old containers
 ^[0Ksection_end:1010:handover_3_drain~^[0K
 ^[0Ksection_start:1010:handover_4_settle[collapsed=true]~^[0K  10.50s  settle: Compose recreates the real containers
@@ -242,7 +242,7 @@ mod tests {
 ^[0Ksection_end:1012:handover_4_settle~^[0K
 live after 2.00 s, done after 9.00 s
   connections led: 7 for port 80
-  connections drained: 0 closed while idle, 0 ended by themselves, none cut
+  connections drained: 0 closed while idle, 0 handed on, 0 ended by themselves, none cut
   handover's own share of the time: 0.00 s
   docker compose up -d has nothing to do"
         );
@@ -265,7 +265,7 @@ live after 2.00 s, done after 9.00 s
 ^[0Ksection_end:1001:handover_1_roll~^[0K
    1.00s  the new version is live
 ^[0Ksection_start:1001:handover_2_roll[collapsed=true]~^[0K   1.50s  roll: Compose recreates, each new container starts first
-   1.50s    app: 2 closed while idle, 1 ended by themselves, none cut
+   1.50s    app: 2 closed while idle, 0 handed on, 1 ended by themselves, none cut
 ^[0Ksection_end:1002:handover_2_roll~^[0K"
         );
     }
