@@ -11,6 +11,8 @@ use super::connect::Engine;
 use crate::failure::{Exit, Failure, Result, engine_status};
 
 const REPOSITORY: &str = "handover";
+/// How old images of other builds are, by the engine's clock, before they are removed.
+const UNUSED_FOR_S: i64 = 3600;
 
 impl Engine {
     /// Reference of the image, imported if the engine does not have it. Images of other builds of this program that nothing
@@ -55,14 +57,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Best effort: an image that is still in use stays.
+    /// Best effort: an image that is still in use stays, and so does one that was imported lately: the deploy of another
+    /// project, by another build, may be about to use it.
     async fn remove_other_builds(&self, kept: &str) {
         let filters = [("reference".to_owned(), vec![REPOSITORY.to_owned()])].into();
         let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
         let Ok(images) = self.docker.list_images(Some(options)).await else {
             return;
         };
-        for tag in images.iter().flat_map(|image| &image.repo_tags).filter(|tag| *tag != kept) {
+        let ours = images.iter().find(|image| image.repo_tags.iter().any(|tag| tag == kept));
+        let now = ours.map_or(0, |image| image.created);
+        let old = images.iter().filter(|image| image.created + UNUSED_FOR_S < now);
+        for tag in old.flat_map(|image| &image.repo_tags) {
             let _ = self.docker.remove_image(tag, None::<RemoveImageOptions>, None).await;
         }
     }
