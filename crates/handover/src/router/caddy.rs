@@ -70,23 +70,24 @@ impl Caddy {
             "{method} /config{path} HTTP/1.0\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut answer = Err(Failure::new(Exit::Host, format!("{place} is no address")).hint(hint));
+        let (mut answer, mut why) = (None, None);
         for address in addresses(admin) {
-            let op = SessionOp::Converse {
-                process: process_of(container)?,
-                door: Door::Address(address),
-                text: request.clone(),
-            };
-            answer = self.reach.session.ask::<_, Said>(op).await.map_err(|failure| {
-                Failure::new(Exit::Host, format!("{place} does not answer"))
-                    .because(failure.why.unwrap_or(failure.what))
-                    .hint(hint)
-            });
-            if answer.is_ok() {
-                break;
+            let process = process_of(container)?;
+            let op = SessionOp::Converse { process, door: Door::Address(address), text: request.clone() };
+            match self.reach.session.ask::<_, Said>(op).await {
+                Ok(said) => {
+                    answer = Some(said);
+                    break;
+                }
+                // The first address is the one that counts where there are two.
+                Err(failure) => drop(why.get_or_insert(failure.why.unwrap_or(failure.what))),
             }
         }
-        let Said { text } = answer?;
+        let Some(Said { text }) = answer else {
+            return Err(Failure::new(Exit::Host, format!("{place} does not answer"))
+                .because(why.unwrap_or_else(|| "that is no address with a port".to_owned()))
+                .hint(hint));
+        };
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).unwrap_or_default();
         if status != "200" {
