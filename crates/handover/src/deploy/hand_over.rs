@@ -107,7 +107,7 @@ impl<'a> HandOver<'a> {
             }
             deploy.cut_back(guard, standin, &leads, inside, &mut proof).await?;
             if let Some(inside) = inside {
-                inside.end().await?;
+                proof.led.push(("clients inside".to_owned(), inside.end().await?));
             }
             settle::remove_old_code(&deploy.engine, plan).await;
             Ok(())

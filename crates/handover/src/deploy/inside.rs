@@ -194,13 +194,14 @@ impl<'a> Inside<'a> {
         Ok(())
     }
 
-    /// Waits until nobody uses addresses that are gone, if anybody was led at all.
-    pub(super) async fn end(&self) -> Result<()> {
+    /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
+    pub(super) async fn end(&self) -> Result<u64> {
         self.deploy.reload_nginx(&self.switch, &BTreeSet::new()).await;
-        if self.switch.led().await? == 0 {
-            return Ok(());
+        let led = self.switch.led().await?;
+        if led > 0 {
+            self.deploy.until_unused(&self.switch).await?;
         }
-        self.deploy.until_unused(&self.switch).await
+        Ok(led)
     }
 
     /// Says that clients inside will notice after all.

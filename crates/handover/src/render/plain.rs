@@ -61,6 +61,10 @@ pub(crate) fn plan(plan: &Plan) -> Vec<String> {
     if let Some(standin) = &plan.standin {
         let ports = standin.ports.iter().filter_map(|(service, port)| Some(format!("{} ({service})", port.published?)));
         lines.push(format!("  ports led to the stand-in: {}", ports.collect::<Vec<_>>().join(", ")));
+        if let Some(inside) = &standin.inside {
+            let members: Vec<&str> = inside.members.iter().map(|member| member.service.as_str()).collect();
+            lines.push(format!("  led as well, if they call {}: {}", members.join(", "), inside.peers.join(", ")));
+        }
     }
     lines
 }
