@@ -29,6 +29,8 @@ pub(super) struct Inside<'a> {
     /// The leads of this deploy, those of services that are rolled included.
     pub(super) switch: Switch,
     members: BTreeMap<String, Member>,
+    /// Ids of the real containers that Compose has made anew.
+    real: Mutex<BTreeSet<String>>,
     /// What holds the names of members, by service; each ends with its connection.
     holders: Mutex<BTreeMap<String, (Inspected, AttachContainerResults)>>,
 }
@@ -54,9 +56,15 @@ impl<'a> Inside<'a> {
         for CalledMember { service, .. } in &inside.members {
             let running = observed.of_service(service).filter(|container| container.running);
             let old = try_join_all(running.map(|container| deploy.engine.inspect(&container.id))).await?;
+            let old: Vec<Inspected> = old.into_iter().flatten().collect();
+            let ports = try_join_all(old.iter().map(|container| deploy.used_ports(container))).await?;
+            // A code carrier, say, listens at nothing and cannot be called.
+            if ports.iter().all(Vec::is_empty) {
+                continue;
+            }
             let stands_in = |container: &&Inspected| container.service == service_name(service);
             let standin = standin.iter().filter(stands_in).cloned().collect();
-            members.insert(service.clone(), Member { old: old.into_iter().flatten().collect(), standin });
+            members.insert(service.clone(), Member { old, standin });
         }
         let rolled: BTreeSet<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         let rolled_networks = observed
@@ -78,7 +86,7 @@ impl<'a> Inside<'a> {
         let networks = networks.collect();
         let switch = Switch::begin(&deploy.engine, &deploy.session, observed, networks, &others, udp, &kept).await?;
         kept_leads::end_keeper(deploy, observed).await?;
-        Ok(Self { deploy, plan: inside, switch, members, holders: Mutex::default() })
+        Ok(Self { deploy, plan: inside, switch, members, real: Mutex::default(), holders: Mutex::default() })
     }
 
     /// Cutover: new connections to the members' real containers go to the stand-in.
@@ -165,7 +173,9 @@ impl<'a> Inside<'a> {
 
     async fn give_names_back(&self, service: &str) -> Result<()> {
         let Some((holder, attached)) = self.holders.lock().await.remove(service) else { return Ok(()) };
-        self.deploy.engine.remove_all(&[holder.id]).await?;
+        // Off the networks its names are gone, sooner than with its end; that comes by itself.
+        let networks = holder.networks.iter().map(|(network, _)| self.deploy.engine.disconnect(&holder.id, network));
+        try_join_all(networks).await?;
         drop(attached);
         Ok(())
     }
@@ -183,6 +193,7 @@ impl<'a> Inside<'a> {
         }
         for (service, real) in &real {
             self.give_names_back(service).await?;
+            self.real.lock().await.extend(real.iter().map(|container| container.id.clone()));
             for container in real {
                 self.switch.free(container).await?;
             }
@@ -196,7 +207,9 @@ impl<'a> Inside<'a> {
 
     /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
     pub(super) async fn end(&self) -> Result<u64> {
-        self.deploy.reload_nginx(&self.switch, &BTreeSet::new()).await;
+        // The real containers have learnt no address that is gone.
+        let real = self.real.lock().await.clone();
+        self.deploy.reload_nginx(&self.switch, &real).await;
         let led = self.switch.led().await?;
         if led > 0 {
             self.deploy.until_unused(&self.switch).await?;

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, EndpointSettings, HostConfig, NetworkConnectRequest, NetworkingConfig};
+use bollard::models::{
+    ContainerCreateBody, EndpointSettings, HostConfig, NetworkConnectRequest, NetworkDisconnectRequest,
+    NetworkingConfig,
+};
 use bollard::query_parameters::{CreateContainerOptions, InspectContainerOptions};
 use handover_core::observation::{LABEL_PROJECT, LABEL_ROLE};
 
@@ -43,6 +46,13 @@ impl Engine {
             }
         }
         Ok(id)
+    }
+
+    /// Takes a container of ours off a network.
+    pub(crate) async fn disconnect(&self, id: &str, network: &str) -> Result<()> {
+        let _waiting = self.events.waiting();
+        let request = NetworkDisconnectRequest { container: id.to_owned(), force: Some(true) };
+        Ok(self.docker.disconnect_network(network, request).await?)
     }
 
     async fn holds_names(&self, container: &str) -> bool {
