@@ -255,7 +255,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs a command inside a container and waits for its end: its exit code and what it printed.
+    /// Runs a command inside a container and waits for its end: its exit code and what it printed, its complaints last.
     pub(crate) async fn exec(&self, id: &str, command: &[&str]) -> Result<(i64, String)> {
         let _waiting = self.events.waiting();
         let config = ExecConfig {
@@ -265,12 +265,17 @@ impl Engine {
             ..Default::default()
         };
         let made = self.docker.create_exec(id, config).await?;
-        let mut printed = String::new();
+        // Apart from each other: a line of the one may come in two chunks, with one of the other in between.
+        let (mut printed, mut complained) = (Vec::new(), Vec::new());
         if let StartExecResults::Attached { mut output, .. } = self.docker.start_exec(&made.id, None).await? {
             while let Some(Ok(chunk)) = output.next().await {
-                printed.push_str(&String::from_utf8_lossy(chunk.as_ref()));
+                match chunk {
+                    LogOutput::StdErr { message } => complained.extend_from_slice(&message),
+                    other => printed.extend_from_slice(other.as_ref()),
+                }
             }
         }
+        let printed = String::from_utf8_lossy(&printed).into_owned() + &String::from_utf8_lossy(&complained);
         let ended = self.docker.inspect_exec(&made.id).await?;
         Ok((ended.exit_code.unwrap_or(-1), printed))
     }
