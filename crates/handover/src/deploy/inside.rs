@@ -29,8 +29,8 @@ pub(super) struct Inside<'a> {
     /// The leads of this deploy, those of services that are rolled included.
     pub(super) switch: Switch,
     members: BTreeMap<String, Member>,
-    /// Ids of the real containers that Compose has made anew.
-    real: Mutex<BTreeSet<String>>,
+    /// The real containers that Compose has made anew, names by id.
+    real: Mutex<BTreeMap<String, String>>,
     /// What holds the names of members, by service; each ends with its connection.
     holders: Mutex<BTreeMap<String, (Inspected, AttachContainerResults)>>,
 }
@@ -193,7 +193,7 @@ impl<'a> Inside<'a> {
         }
         for (service, real) in &real {
             self.give_names_back(service).await?;
-            self.real.lock().await.extend(real.iter().map(|container| container.id.clone()));
+            self.real.lock().await.extend(real.iter().map(|one| (one.id.clone(), one.name.clone())));
             for container in real {
                 self.switch.free(container).await?;
             }
@@ -207,10 +207,12 @@ impl<'a> Inside<'a> {
 
     /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
     pub(super) async fn end(&self) -> Result<u64> {
-        // The real containers have learnt no address that is gone.
+        // The real containers have learnt no address that is gone: what they called was led only while others were not ready.
         let real = self.real.lock().await.clone();
-        self.deploy.reload_nginx(&self.switch, &real).await;
-        let led = self.switch.led().await?;
+        self.deploy.reload_nginx(&self.switch, &real.keys().cloned().collect()).await;
+        let counted = self.switch.counted().await?.into_iter();
+        let led: u64 =
+            counted.filter(|((peer, _), _)| !real.values().any(|name| name == peer)).map(|(_, count)| count).sum();
         if led > 0 {
             self.deploy.until_unused(&self.switch).await?;
         }

@@ -118,7 +118,8 @@ fn record(example: &Example, options: &BenchOptions, logs: &Path) -> Result<Reco
     let project = project.ok_or_else(|| failed("the stand-in's project", "was not named with -p"))?.clone();
     let environment = process::read(&folder.join("environment"))?;
     let environment = environment.lines().filter_map(|line| line.split_once('='));
-    let environment = environment.filter(|(name, _)| *name != "DOCKER_CONFIG");
+    // Compose was led through a socket of handover's, which is gone.
+    let environment = environment.filter(|(name, _)| !["DOCKER_CONFIG", "DOCKER_HOST"].contains(name));
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     Ok(Recorded { folder, project, arguments, environment })
 }
