@@ -14,7 +14,6 @@ mod gates;
 mod gitlab;
 mod http;
 mod inside;
-mod lacking;
 mod lock;
 mod many;
 mod ports;
