@@ -67,9 +67,7 @@ fn more_and_fewer_replicas_are_told() {
         assert_eq!(upstreams(&stack), names, "{finished}");
         stack.assert_nothing_left();
     }
-    let report = finish(load, "v4");
-    // Caddy starts its servers anew with each of the three configurations; a connection that was just being made has been reset then.
-    assert!(report.total.failed <= 3 && report.total.cut == 0, "{}", report.table());
+    assert_few_retries(&finish(load, "v4"));
     stack.assert_done();
 }
 
