@@ -22,7 +22,7 @@ use crate::event::{Event, Events};
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;
 
-/// Events of the containers that are gated; begun before they are, so that nothing is missed.
+/// Events of the containers that are gated, those before the first look at them included.
 pub(crate) type ContainerEvents =
     std::pin::Pin<Box<dyn Stream<Item = std::result::Result<EventMessage, bollard::errors::Error>> + Send>>;
 
@@ -72,9 +72,9 @@ impl Gate<'_> {
                             }
                         }
                         change = changes.next() => {
-                            let id = changed_container(change)?;
-                            if watch.gated.contains_key(&id) {
-                                self.look(&id, &mut watch).await?;
+                            let change = Change::of(change)?;
+                            if watch.gated.get(&change.container).is_some_and(|gated| change.is_news_of(gated)) {
+                                self.look(&change.container, &mut watch).await?;
                             }
                         }
                     }
@@ -88,14 +88,14 @@ impl Gate<'_> {
     pub(crate) async fn watch_for_failure(&self, ids: &[String], changes: &mut ContainerEvents) -> Failure {
         let mut watch = Watch::default();
         loop {
-            let id = match changed_container(changes.next().await) {
-                Ok(id) => id,
+            let change = match Change::of(changes.next().await) {
+                Ok(change) => change,
                 Err(failure) => return failure,
             };
-            if !ids.contains(&id) {
+            if !ids.contains(&change.container) {
                 continue;
             }
-            if let Err(failure) = self.look(&id, &mut watch).await {
+            if let Err(failure) = self.look(&change.container, &mut watch).await {
                 return failure;
             }
             if let Verdict::Failed { container, why } = verdict(watch.gated.values()) {
@@ -233,12 +233,28 @@ struct Watch {
     connecting: FuturesUnordered<BoxFuture<'static, (String, Result<()>)>>,
 }
 
-fn changed_container(change: Option<std::result::Result<EventMessage, bollard::errors::Error>>) -> Result<String> {
-    match change {
-        Some(Ok(message)) => Ok(message.actor.and_then(|actor| actor.id).unwrap_or_default()),
-        Some(Err(error)) => Err(error.into()),
-        None => {
-            Err(Failure::new(Exit::Engine, "the engine ended its stream of events").because("it may be restarting"))
+/// What the engine tells of a container.
+struct Change {
+    container: String,
+    starts: bool,
+}
+
+impl Change {
+    fn of(change: Option<std::result::Result<EventMessage, bollard::errors::Error>>) -> Result<Self> {
+        match change {
+            Some(Ok(message)) => Ok(Self {
+                container: message.actor.and_then(|actor| actor.id).unwrap_or_default(),
+                starts: message.action.is_some_and(|action| action == "start"),
+            }),
+            Some(Err(error)) => Err(error.into()),
+            None => {
+                Err(Failure::new(Exit::Engine, "the engine ended its stream of events").because("it may be restarting"))
+            }
         }
+    }
+
+    /// That it has started is known of one that runs; if it has ended in between, that was told, too.
+    fn is_news_of(&self, known: &Gated) -> bool {
+        !(self.starts && known.state == State::Running)
     }
 }

@@ -310,7 +310,8 @@ impl Engine {
         })
     }
 
-    /// Events of the containers of a Compose project from now on.
+    /// Events of the containers of a Compose project: those that the engine still remembers (its last 256), then all from now on.
+    /// A stream begins when it is first asked, and what happens between a look at a container and that would else be missed.
     pub(crate) fn container_events(
         &self,
         project: &str,
@@ -321,7 +322,9 @@ impl Engine {
             // Each run of a HEALTHCHECK is three more events; they say nothing.
             ("event".to_owned(), ["start", "die", "destroy", "health_status"].map(str::to_owned).to_vec()),
         ];
-        self.docker.events(Some(EventsOptions { filters: Some(filters.into()), ..Default::default() }))
+        // The first second of the engine's time: everything that it remembers.
+        let since = Some("1".to_owned());
+        self.docker.events(Some(EventsOptions { since, filters: Some(filters.into()), ..Default::default() }))
     }
 }
 
