@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use answer::Answer;
 pub use request::{Request, with_close};
-pub use rhythm::Rhythm;
+pub use rhythm::{Rhythm, kept_on};
 
 /// The kernel's times are in jiffies, 10 ms where `CONFIG_HZ` is 100: what lies closer together cannot be told apart.
 pub const TICK: Duration = Duration::from_millis(10);

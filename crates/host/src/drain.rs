@@ -303,7 +303,7 @@ impl Draining {
         match judge(&connection.heard, &look, now, &self.patience) {
             Verdict::Idle if takes_over && connection.heard.agrees(&look, now) => {
                 let left = (self.closing_since.unwrap_or(now) + self.deadline).saturating_sub(now);
-                match self.hand_on.take(&fresh, self.rhythm.unused_after().min(left)) {
+                match self.hand_on.take(&fresh, self.rhythm.unused_after(), left) {
                     Attempt::Taken => {
                         self.connections.remove(&ends);
                     }

@@ -78,8 +78,9 @@ impl HandOn {
         self.holders.as_mut().is_some_and(|holders| holders.find(socket.inode))
     }
 
-    /// Takes over a connection that is idle as `socket` says; it is closed if it has not been used after `unused`.
-    pub(crate) fn take(&mut self, socket: &DiagSocket, unused: Duration) -> Attempt {
+    /// Takes over a connection that is idle as `socket` says; it is closed if it has not been used for `unused` and neither
+    /// have others of its client, and at the latest after `left`.
+    pub(crate) fn take(&mut self, socket: &DiagSocket, unused: Duration, left: Duration) -> Attempt {
         let ends = (socket.local, socket.remote);
         let started = Instant::now();
         let duplicate = self.holders.as_mut().map(|holders| holders.duplicate(socket.inode));
@@ -95,7 +96,7 @@ impl HandOn {
                 self.took.push(started.elapsed());
                 self.taken.insert(ends);
                 self.relayed.insert((socket.local, own_end));
-                self.relays.add(Taken { ends, client, socket: to_server, server: socket.local, unused });
+                self.relays.add(Taken { ends, client, socket: to_server, server: socket.local, unused, left });
                 Attempt::Taken
             }
             TakeOver::LetGo => Attempt::NotNow,

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use handover_core::drain::{Request, with_close};
+use handover_core::drain::{Request, kept_on, with_close};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpSocket, TcpStream};
@@ -37,6 +37,8 @@ pub(crate) struct Relays {
 struct Standing {
     /// By the ends of the client's connection; whether a request is under way.
     held: HashMap<(SocketAddr, SocketAddr), bool>,
+    /// When a client last used a connection that was taken over.
+    used: HashMap<IpAddr, Instant>,
     counts: Counts,
 }
 
@@ -59,8 +61,10 @@ pub(crate) struct Taken {
     pub(crate) socket: std::net::TcpStream,
     /// Where the server listens.
     pub(crate) server: SocketAddr,
-    /// How long to wait for a request.
+    /// How long to wait for a request of a client that uses no other of its connections.
     pub(crate) unused: Duration,
+    /// How long to wait at most.
+    pub(crate) left: Duration,
 }
 
 enum End {
@@ -80,10 +84,7 @@ impl Relays {
         let (standing, stop, ends) = (self.standing.clone(), self.stop.subscribe(), taken.ends);
         lock(&standing).held.insert(ends, false);
         self.runtime.spawn(async move {
-            let under_way = || {
-                lock(&standing).held.insert(ends, true);
-            };
-            let end = serve(taken, stop, under_way).await;
+            let end = serve(taken, stop, &standing).await;
             let mut standing = lock(&standing);
             standing.held.remove(&ends);
             match end {
@@ -120,16 +121,21 @@ fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
     standing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, under_way: impl FnOnce()) -> io::Result<End> {
-    let mut client = into_tokio(taken.client)?;
+async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<Standing>) -> io::Result<End> {
+    let Taken { ends, client, socket, server, unused, left } = taken;
+    let mut client = into_tokio(client)?;
     let mut request = Vec::with_capacity(4096);
     tokio::select! {
         biased;
         read = client.read_buf(&mut request) => if read? == 0 { return Ok(End::Ended) },
-        () = sleep(taken.unused) => return Ok(End::Closed),
+        () = stays_unused(ends.1.ip(), unused, left, standing) => return Ok(End::Closed),
         _ = stop.wait_for(|stop| *stop) => return Ok(End::Closed),
     }
-    under_way();
+    {
+        let mut standing = lock(standing);
+        standing.held.insert(ends, true);
+        standing.used.insert(ends.1.ip(), Instant::now());
+    }
     let request = loop {
         match with_close(&request) {
             Request::Whole(request) => break request,
@@ -145,12 +151,25 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, under_way: impl Fn
             return Ok(End::Ended);
         }
     };
-    taken.socket.set_nonblocking(true)?;
-    let mut server = TcpSocket::from_std_stream(taken.socket).connect(taken.server).await?;
+    socket.set_nonblocking(true)?;
+    let mut server = TcpSocket::from_std_stream(socket).connect(server).await?;
     server.set_nodelay(true)?;
     server.write_all(&request).await?;
     pipe(client, server).await?;
     Ok(End::HandedOn)
+}
+
+/// Ends when a connection is closed for not having been used.
+async fn stays_unused(client: IpAddr, after: Duration, at_most: Duration, standing: &Mutex<Standing>) {
+    let since = Instant::now();
+    loop {
+        let other_used = lock(standing).used.get(&client).map(Instant::elapsed);
+        let left = at_most.saturating_sub(since.elapsed());
+        match kept_on(since.elapsed(), after, other_used) {
+            Some(wait) if !left.is_zero() => sleep(wait.min(left)).await,
+            _ => return,
+        }
+    }
 }
 
 /// Copies both ways until the server closes and the client has everything.

@@ -22,9 +22,10 @@ const DOUBLES_IN: Duration = Duration::from_millis(250);
 /// For so long nothing may have come from a client when one of its other connections is closed, at first: a burst of requests
 /// opens what has rested for long.
 const CALM: Duration = Duration::from_millis(2);
-/// A connection that was taken over is closed when it was paused so much longer than any before.
+/// A connection that was taken over is closed when it was paused so much longer than any before, and its client has not used
+/// another one that was for as long.
 const LONGER: Duration = Duration::from_secs(1);
-/// But never later than this.
+/// But a client that uses none is waited for no longer than this.
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The pauses on all connections of one container.
@@ -91,6 +92,17 @@ impl Rhythm {
     }
 }
 
+/// How much longer a connection that was taken over is kept for its next request; none if no longer.
+///
+/// `unused`: for how long it has not been used; `after`: how long it is kept at least ([`Rhythm::unused_after`]). `other_used`: how
+/// long ago the same client used another one that was taken over. One that still uses them is likely to use this one, too, at
+/// any moment, and whoever opens new connections meanwhile comes back to the old ones later than before.
+pub fn kept_on(unused: Duration, after: Duration, other_used: Option<Duration>) -> Option<Duration> {
+    let by_itself = after.checked_sub(unused);
+    let by_others = other_used.and_then(|ago| LONGER.checked_sub(ago));
+    by_itself.max(by_others).filter(|left| !left.is_zero())
+}
+
 fn bin(pause: Duration) -> usize {
     usize::try_from(pause.as_micros() / BIN.as_micros()).unwrap_or(BINS).min(BINS - 1)
 }
@@ -145,6 +157,14 @@ mod tests {
         let mut slow = regular();
         slow.ended(ms(60_000));
         assert_eq!(slow.unused_after(), ms(3000));
+    }
+
+    #[test]
+    fn a_client_that_uses_others_of_its_connections_keeps_those_that_it_has_not_used_yet() {
+        assert_eq!(kept_on(ms(100), ms(1800), None), Some(ms(1700)));
+        assert_eq!(kept_on(ms(1800), ms(1800), None), None);
+        assert_eq!(kept_on(ms(1800), ms(1800), Some(ms(250))), Some(ms(750)));
+        assert_eq!(kept_on(ms(5000), ms(3000), Some(ms(1000))), None);
     }
 
     #[test]

@@ -280,7 +280,7 @@ async fn an_engine_that_is_away_is_said_to_be() {
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("the engine does not answer"), "{answer}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upload_that_the_engine_does_not_read_waits_with_the_client() {
     const SIZE: usize = 64 << 20;
     let setup = setup();
@@ -299,7 +299,7 @@ async fn an_upload_that_the_engine_does_not_read_waits_with_the_client() {
     assert!(head(&mut rest.await.unwrap()).await.starts_with("HTTP/1.1 204 "));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_answer_that_the_client_does_not_read_waits_with_the_engine() {
     const SIZE: usize = 64 << 20;
     let setup = setup();
@@ -315,7 +315,7 @@ async fn an_answer_that_the_client_does_not_read_waits_with_the_engine() {
     rest.await.unwrap();
 }
 
-/// How much the other side takes before everything stands still: the clock of the test moves on only then.
+/// How much the other side takes before everything stands still.
 async fn write_until_nothing_moves(stream: &mut UnixStream, size: usize) -> usize {
     let piece = vec![b'x'; 64 << 10];
     let mut sent = 0;
