@@ -14,6 +14,7 @@ mod gates;
 mod gitlab;
 mod http;
 mod inside;
+mod lacking;
 mod lock;
 mod many;
 mod ports;
