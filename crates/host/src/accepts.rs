@@ -9,8 +9,6 @@ use crate::error::HostError;
 use crate::listeners::milliseconds;
 use crate::protocol::{AllReady, Ready, Target};
 
-const FIRST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_millis(50);
 /// A SYN that is dropped is sent again by the kernel after a second; a new attempt is as good and sooner.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
@@ -24,13 +22,17 @@ pub(crate) async fn wait_for(targets: Vec<Target>, mut progress: impl FnMut(Read
     Ok(AllReady { took_ms: milliseconds(started) })
 }
 
+/// When to look again for what no event tells: the sooner, the less has been waited, so that little is added to any wait.
+pub(crate) fn again_in(waited: Duration) -> Duration {
+    (waited / 32).clamp(Duration::from_millis(2), Duration::from_millis(50))
+}
+
 async fn accepts(target: Target) -> String {
-    let mut wait = FIRST_WAIT;
+    let started = Instant::now();
     loop {
         if let Ok(Ok(_connection)) = tokio::time::timeout(ATTEMPT, TcpStream::connect(target.address)).await {
             return target.name;
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        tokio::time::sleep(again_in(started.elapsed())).await;
     }
 }

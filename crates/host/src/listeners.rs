@@ -1,17 +1,15 @@
 //! Who takes new connections and packets.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use handover_core::switch::Protocol;
 
+use crate::accepts::again_in;
 use crate::error::HostError;
 use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
 use crate::protocol::{AllReady, Listener, Listeners, Ready};
-
-const FIRST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// All listening TCP and unconnected bound UDP sockets of the host, or of a container.
 pub(crate) async fn of(sandbox: Option<PathBuf>) -> Result<Listeners, HostError> {
@@ -26,7 +24,7 @@ pub(crate) async fn of(sandbox: Option<PathBuf>) -> Result<Listeners, HostError>
 }
 
 /// Waits until something listens at all of `ports` inside a container. There is no event for it, so it looks again and
-/// again, after 5 to 50 ms. An address of loopback does not count: nobody else reaches it.
+/// again, after 2 to 50 ms. An address of loopback does not count: nobody else reaches it.
 pub(crate) async fn wait_for(
     sandbox: PathBuf,
     protocol: Protocol,
@@ -35,7 +33,6 @@ pub(crate) async fn wait_for(
 ) -> Result<AllReady, HostError> {
     let started = Instant::now();
     let mut missing = ports;
-    let mut wait = FIRST_WAIT;
     loop {
         let found = run_in("listeners", Some(sandbox.clone()), move || look(protocol)).await?;
         missing.retain(|port| {
@@ -48,8 +45,7 @@ pub(crate) async fn wait_for(
         if missing.is_empty() {
             return Ok(AllReady { took_ms: milliseconds(started) });
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        tokio::time::sleep(again_in(started.elapsed())).await;
     }
 }
 

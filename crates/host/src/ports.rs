@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use handover_core::switch::{self, CHAINS, PortTable, TABLE_PREFIX, table_name};
+use handover_core::switch::{self, CHAINS, PortTable, table_name};
 use nlink::netlink::nftables::{Family, Hook, Policy};
 use nlink::netlink::{Connection, Nftables};
 
@@ -60,12 +60,6 @@ pub async fn counters(project: &str) -> Result<Option<Vec<u64>>, HostError> {
     }
     let counts = rules::counts(&connection, &name).await?;
     Ok(Some((0..).map_while(|index| counts.get(&switch::counter_name(index)).copied()).collect()))
-}
-
-/// Names of all tables of handover in the kernel.
-pub(crate) async fn tables() -> Result<Vec<String>, HostError> {
-    let tables = open()?.list_tables_in(Family::Inet).await.map_err(HostError::netlink("listing nftables tables"))?;
-    Ok(tables.into_iter().map(|table| table.name).filter(|name| name.starts_with(TABLE_PREFIX)).collect())
 }
 
 /// Base chains that drop by default what comes in to the host, as `family table chain`. Rules of the old iptables are

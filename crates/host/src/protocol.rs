@@ -127,6 +127,12 @@ pub enum SessionOp {
         /// A container's network namespace (`NetworkSettings.SandboxKey`) to try to enter.
         #[serde(default)]
         sandbox: Option<PathBuf>,
+        /// Whether to try to lead ports. Each change of rules is waited for by the kernel: some 10 ms.
+        #[serde(default)]
+        ports: bool,
+        /// Whether to try to lead addresses inside peers.
+        #[serde(default)]
+        peers: bool,
     },
     /// Listening TCP and bound UDP sockets of the host. Answers [`Listeners`].
     Listeners {
@@ -375,8 +381,9 @@ pub struct Support {
     pub kernel: String,
     /// Architecture.
     pub arch: String,
-    /// Leading ports: an inet table with NAT chains, exactly as a real one.
-    pub lead_ports: Check,
+    /// Leading ports: an inet table with NAT chains, exactly as a real one. None if that was not asked.
+    #[serde(default)]
+    pub lead_ports: Option<Check>,
     /// Reading sockets (`sock_diag`).
     pub read_sockets: Check,
     /// Closing single connections (`SOCK_DESTROY`); tried on a connection of our own over loopback.
@@ -386,8 +393,9 @@ pub struct Support {
     /// Reading connection tracking, to forget UDP flows.
     pub read_flows: Check,
     /// Leading addresses inside a peer's network namespace, by a table that goes with the session; tried in the given
-    /// one, otherwise in the host's.
-    pub lead_peers: Check,
+    /// one, otherwise in the host's. None if that was not asked.
+    #[serde(default)]
+    pub lead_peers: Option<Check>,
     /// Entering the given network namespace.
     #[serde(default)]
     pub enter_sandbox: Option<Check>,
@@ -397,8 +405,6 @@ pub struct Support {
     /// Interfaces to which addresses of 127.0.0.0/8 are routed. The engine does so with its bridges where it runs without a
     /// userland proxy; that something listens at a published port does not tell: the engine itself does, to keep the port.
     pub routing_loopback: Vec<String>,
-    /// Tables of handover in the kernel, of whatever project.
-    pub tables: Vec<String>,
 }
 
 /// One socket that takes new connections or packets.

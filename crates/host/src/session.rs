@@ -125,7 +125,9 @@ async fn answer(
 ) -> Result<(), HostError> {
     match op {
         SessionOp::Hello => output.ok(id, &hello(Role::Session)),
-        SessionOp::Support { sandbox } => output.ok(id, &support::find_out(sandbox).await),
+        SessionOp::Support { sandbox, ports, peers } => {
+            output.ok(id, &support::find_out(sandbox, ports, peers).await);
+        }
         SessionOp::Listeners { sandbox } => output.ok(id, &listeners::of(sandbox).await?),
         SessionOp::Gateway { sandbox } => output.ok(id, &gateway::of(sandbox).await?),
         SessionOp::Accepts { targets } => {

@@ -14,20 +14,33 @@ use crate::packets::Packets;
 use crate::protocol::{Check, Support};
 use crate::{flows, peers, ports};
 
-/// Tries everything. Leaves nothing behind, whatever fails; if it is killed in the middle, a table that leads nothing
+/// Tries everything that is asked for. Leaves nothing behind, whatever fails; if it is killed in the middle, a table that leads nothing
 /// anybody uses.
-pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
+pub(crate) async fn find_out(sandbox: Option<PathBuf>, ports: bool, peers: bool) -> Support {
     let enter = async {
         match sandbox.clone() {
             None => None,
             Some(path) => Some(check(run_in("entering", Some(path), || Ok(())).await)),
         }
     };
+    let lead_ports = async { if ports { Some(check(try_a_table().await)) } else { None } };
+    let lead_peers =
+        async { if peers { Some(check(peers::try_out(sandbox.clone().unwrap_or_default()).await)) } else { None } };
     let packets =
         run_in("packets", None, || Packets::open(&[1]).map(drop).map_err(HostError::kernel("opening a packet socket")));
-    let (lead_ports, lead_peers, read_sockets, close_sockets, read_packets, read_flows, enter_sandbox) = tokio::join!(
-        try_a_table(),
-        peers::try_out(sandbox.clone().unwrap_or_default()),
+    let (
+        lead_ports,
+        lead_peers,
+        input_dropped_by,
+        read_sockets,
+        close_sockets,
+        read_packets,
+        read_flows,
+        enter_sandbox,
+    ) = tokio::join!(
+        lead_ports,
+        lead_peers,
+        ports::input_dropped_by(),
         run_in("reading", None, try_reading),
         run_in("closing", None, try_closing),
         packets,
@@ -37,17 +50,16 @@ pub(crate) async fn find_out(sandbox: Option<PathBuf>) -> Support {
     Support {
         kernel: kernel_release(),
         arch: std::env::consts::ARCH.to_owned(),
-        lead_ports: check(lead_ports),
+        lead_ports,
         read_sockets: check(read_sockets),
         close_sockets: check(close_sockets),
         read_packets: check(read_packets),
         read_flows: check(read_flows),
-        lead_peers: check(lead_peers),
+        lead_peers,
         enter_sandbox,
         // Without nf_tables there is nothing to list, and lead_ports says so.
-        input_dropped_by: ports::input_dropped_by().await.unwrap_or_default(),
+        input_dropped_by: input_dropped_by.unwrap_or_default(),
         routing_loopback: interfaces_that_route_loopback(),
-        tables: ports::tables().await.unwrap_or_default(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::inside::Inside;
 use super::preflight::Host;
 use super::standin::BringUp;
 use super::steps::{Deploy, unfinished};
-use super::{Prepared, settle, standin};
+use super::{settle, standin};
 use crate::engine::Inspected;
 use crate::event::{DrainSummary, Event, Proof, Step};
 use crate::failure::{Exit, Failure, Result};
@@ -32,6 +32,7 @@ pub(super) struct HandOver<'a> {
 
 /// Where traffic has moved to the stand-in.
 struct Moved<'a> {
+    guard: Guard,
     /// The containers that held the fixed ports, with their service.
     old: Vec<(String, Inspected)>,
     /// What listens to their connections.
@@ -51,18 +52,12 @@ struct ClientsInside<'a> {
 
 impl<'a> HandOver<'a> {
     /// From the stand-in's start to its end.
-    pub(super) async fn run(&self, prepared: &mut Prepared) -> Result<Proof> {
+    /// `begun`: the stand-in, if it is on its way already.
+    pub(super) async fn run(&self, begun: &mut Option<BringUp>) -> Result<Proof> {
         let Self { deploy, plan, standin, observed, .. } = self;
-        let guard = match prepared.guard.take() {
-            Some(guard) => guard,
-            None => Guard::start(&deploy.engine, &deploy.project.name, &deploy.image).await?,
-        };
         let mut changes: ContainerEvents = deploy.engine.container_events(&standin.project).boxed();
-        let moving = self.move_traffic(prepared, &guard, &mut changes).await;
-        let Moved { old, drains, containers, leads, inside } = match moving {
-            Ok(moved) => moved,
-            Err(failure) => return Err(self.remove_standin_after(failure, guard).await),
-        };
+        let moved = self.move_traffic(begun, &mut changes).await?;
+        let Moved { guard, old, drains, containers, leads, inside } = moved;
         let ids: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
         deploy.events.emit(Event::Live);
         let live = deploy.events.elapsed();
@@ -117,37 +112,43 @@ impl<'a> HandOver<'a> {
     }
 
     /// Until traffic has moved. Until cutover the old version serves and is not touched.
-    async fn move_traffic(
-        &self,
-        prepared: &mut Prepared,
-        guard: &Guard,
-        changes: &mut ContainerEvents,
-    ) -> Result<Moved<'a>> {
+    async fn move_traffic(&self, begun: &mut Option<BringUp>, changes: &mut ContainerEvents) -> Result<Moved<'a>> {
+        let Deploy { engine, project, image, session, .. } = self.deploy;
         let old = self.deploy.entry_containers(self.standin, self.observed).await?;
         let drains = Drains::listen(self.deploy, &old)?;
-        let moving = async {
-            let containers = self.raise(prepared, changes).await?;
-            let inside = self.find_inside(&containers).await;
-            let leads = self.deploy.events.step(Step::Cutover, self.cut_over(&containers, guard)).await?;
-            let inside = match inside {
-                Some(inside) => self.lead_inside(inside).await,
-                None => None,
-            };
-            Ok((containers, leads, inside))
+        // The guard is needed last, and its start takes as long as the stand-in's.
+        let (raised, guard) = tokio::join!(self.raise(begun, changes), Guard::start(engine, &project.name, image));
+        let (failure, guard) = match (raised, guard) {
+            (Ok(containers), Ok(guard)) => match self.lead_everybody(&containers, &guard).await {
+                Ok((leads, inside)) => return Ok(Moved { guard, old, drains, containers, leads, inside }),
+                Err(failure) => (failure, Some(guard)),
+            },
+            (Ok(_), Err(failure)) => (failure, None),
+            (Err(failure), guard) => (failure, guard.ok()),
         };
-        match moving.await {
-            Ok((containers, leads, inside)) => Ok(Moved { old, drains, containers, leads, inside }),
-            Err(failure) => {
-                Drains::give_up(&self.deploy.session, &drains.requests());
-                Err(failure)
-            }
-        }
+        Drains::give_up(session, &drains.requests());
+        Err(self.remove_standin_after(failure, guard).await)
+    }
+
+    /// Cutover: the ports, then clients inside.
+    async fn lead_everybody(
+        &self,
+        containers: &[Inspected],
+        guard: &Guard,
+    ) -> Result<(Vec<PortLead>, Option<ClientsInside<'a>>)> {
+        let inside = self.find_inside(containers).await;
+        let leads = self.deploy.events.step(Step::Cutover, self.cut_over(containers, guard)).await?;
+        let inside = match inside {
+            Some(inside) => self.lead_inside(inside).await,
+            None => None,
+        };
+        Ok((leads, inside))
     }
 
     /// Brings up and gates the stand-in.
-    async fn raise(&self, prepared: &mut Prepared, changes: &mut ContainerEvents) -> Result<Vec<Inspected>> {
+    async fn raise(&self, begun: &mut Option<BringUp>, changes: &mut ContainerEvents) -> Result<Vec<Inspected>> {
         let Self { deploy: Deploy { compose, engine, events, .. }, plan, standin, observed, interrupt, .. } = self;
-        let bring_up = match prepared.bring_up.take() {
+        let bring_up = match begun.take() {
             Some(bring_up) => bring_up,
             None => {
                 settle::create_first(compose, plan, standin, events).await?;
@@ -263,10 +264,12 @@ impl<'a> HandOver<'a> {
     }
 
     /// The way back before anything of the user's was touched: traffic to the old containers, stand-in and guard away.
-    async fn remove_standin_after(&self, failure: Failure, guard: Guard) -> Failure {
+    async fn remove_standin_after(&self, failure: Failure, guard: Option<Guard>) -> Failure {
         let Deploy { engine, events, .. } = self.deploy;
         let back = async {
-            guard.remove(engine).await?;
+            if let Some(guard) = guard {
+                guard.remove(engine).await?;
+            }
             standin::remove(engine, &self.standin.project, &self.standin.tiers).await
         };
         self.deploy.note_what_is_left(events.step(Step::Back, back).await);

@@ -32,11 +32,10 @@ use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
 use crate::engine::Engine;
 use crate::event::{Event, Events, Proof, Step};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use cutover::Guard;
 use hand_over::HandOver;
-use lock::{Lock, Taken};
+use lock::Taken;
 use standin::BringUp;
 use steps::Deploy;
 
@@ -73,19 +72,14 @@ pub(crate) async fn up(
         return Ok(());
     };
     let waited = taken.waited;
-    let mut prepared = Prepared::default();
-    if let Some(standin) = standin.filter(|_| !waited) {
-        prepared.bring_up = Some(BringUp::begin(&compose, &engine, &standin, events).map_err(one)?);
-    }
-    let with_guard = prepared.bring_up.is_some();
-    let starting = start_helpers(&engine, &project.name, &image, taken, with_guard);
-    let lock = match events.step(Step::Helpers, starting).await {
-        Ok((lock, guard)) => {
-            prepared.guard = guard;
-            lock
-        }
+    // Compose makes the stand-in's containers while the helper starts.
+    let standin = standin.filter(|_| !waited);
+    let mut begun =
+        standin.map(|standin| BringUp::begin(&compose, &engine, &standin, events)).transpose().map_err(one)?;
+    let lock = match events.step(Step::Helpers, taken.start(&engine)).await {
+        Ok(lock) => lock,
         Err(failure) => {
-            prepared.undo(&engine).await;
+            give_up(begun, &engine).await;
             return Err(vec![failure]);
         }
     };
@@ -93,8 +87,8 @@ pub(crate) async fn up(
     let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
     let near = bridges.flat_map(|network| network.subnets.iter().copied()).collect();
     let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
-    let outcome = deploy_locked(&deploy, observed, &mut prepared, waited, interrupt).await;
-    prepared.undo(&deploy.engine).await;
+    let outcome = deploy_locked(&deploy, observed, &mut begun, waited, interrupt).await;
+    give_up(begun, &deploy.engine).await;
     let engine = deploy.engine.clone();
     drop(deploy);
     lock.release(&engine).await;
@@ -117,22 +111,10 @@ struct Begun {
     standin: Option<StandInPlan>,
 }
 
-/// What is begun beside the helpers where the plan has a stand-in: later it would make the way to it longer.
-#[derive(Default)]
-struct Prepared {
-    guard: Option<Guard>,
-    bring_up: Option<BringUp>,
-}
-
-impl Prepared {
-    /// Takes away what was not needed. May be repeated.
-    async fn undo(&mut self, engine: &Engine) {
-        if let Some(bring_up) = self.bring_up.take() {
-            let _ = bring_up.give_up(engine).await;
-        }
-        if let Some(guard) = self.guard.take() {
-            let _ = guard.remove(engine).await;
-        }
+/// Takes away a stand-in that was begun and not needed.
+async fn give_up(begun: Option<BringUp>, engine: &Engine) {
+    if let Some(bring_up) = begun {
+        let _ = bring_up.give_up(engine).await;
     }
 }
 
@@ -166,34 +148,11 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
     Ok(Some(Begun { compose, engine, project, image, taken, observed, standin }))
 }
 
-/// Starts the session helper and, beside it, the guard: later it would slow the stand-in's start down. Not to be given up
-/// half-way. If the session helper fails, neither is left.
-async fn start_helpers(
-    engine: &Engine,
-    project: &str,
-    image: &str,
-    taken: Taken,
-    with_guard: bool,
-) -> Result<(Lock, Option<Guard>)> {
-    let guard = async { if with_guard { Guard::start(engine, project, image).await.map(Some) } else { Ok(None) } };
-    let (lock, guard) = tokio::join!(taken.start(engine), guard);
-    match (lock, guard) {
-        (Ok(lock), Ok(guard)) => Ok((lock, guard)),
-        // Preflight tells better what is missing; if nothing is, the guard is started again, and tells itself.
-        (Ok(lock), Err(_)) => Ok((lock, None)),
-        (Err(failure), Ok(Some(guard))) => {
-            let _ = guard.remove(engine).await;
-            Err(failure)
-        }
-        (Err(failure), _) => Err(failure),
-    }
-}
-
 /// The part of a deploy that only one at a time may do.
 async fn deploy_locked(
     deploy: &Deploy,
     mut observed: Observation,
-    prepared: &mut Prepared,
+    begun: &mut Option<BringUp>,
     waited: bool,
     interrupt: &Interrupt,
 ) -> Outcome<Proof> {
@@ -230,7 +189,7 @@ async fn deploy_locked(
         Some(standin) => {
             let plan = &plan;
             let road = HandOver { deploy, plan, standin, observed: &observed, host: &host, interrupt };
-            road.run(prepared).await.map_err(one)?
+            road.run(begun).await.map_err(one)?
         }
         None => deploy.settle_without_standin(&plan, &observed, interrupt).await.map_err(one)?,
     };

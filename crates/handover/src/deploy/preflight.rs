@@ -25,7 +25,7 @@ pub(crate) async fn check(
     observed: &Observation,
     session: &Helper,
 ) -> std::result::Result<Host, Vec<Failure>> {
-    let (support, listeners) = ask_host(session).await.map_err(|failure| vec![failure])?;
+    let (support, listeners) = ask_host(plan, session).await.map_err(|failure| vec![failure])?;
     let listeners: Vec<Listener> = listeners
         .listeners
         .into_iter()
@@ -35,14 +35,14 @@ pub(crate) async fn check(
             port: found.port,
         })
         .collect();
-    let why_not = |checks: &[&Check]| {
-        let missing = checks.iter().find(|check| !check.works)?;
+    let drain = [&support.read_sockets, &support.close_sockets, &support.read_packets];
+    let why_not = |lead: &Option<Check>| {
+        let missing = lead.iter().chain(drain).find(|check| !check.works)?;
         Some(missing.why_not.clone().unwrap_or_else(|| "the kernel refuses it".to_owned()))
     };
-    let drain = [&support.read_sockets, &support.close_sockets, &support.read_packets];
     let facts = HostFacts {
-        cannot_lead_ports: why_not(&[&[&support.lead_ports][..], &drain].concat()),
-        cannot_lead_peers: why_not(&[&[&support.lead_peers][..], &drain].concat()),
+        cannot_lead_ports: why_not(&support.lead_ports),
+        cannot_lead_peers: why_not(&support.lead_peers),
         listeners,
     };
     let mut refusals = project_refusals(project, plan, observed);
@@ -55,9 +55,10 @@ pub(crate) async fn check(
     Ok(Host { userland_proxy, input_dropped_by: support.input_dropped_by })
 }
 
-async fn ask_host(session: &Helper) -> Result<(Support, Listeners)> {
+async fn ask_host(plan: &Plan, session: &Helper) -> Result<(Support, Listeners)> {
+    let (ports, peers) = (plan.standin.is_some(), !plan.rolling.is_empty());
     tokio::try_join!(
-        session.ask::<_, Support>(SessionOp::Support { sandbox: None }),
+        session.ask::<_, Support>(SessionOp::Support { sandbox: None, ports, peers }),
         session.ask::<_, Listeners>(SessionOp::Listeners { sandbox: None }),
     )
 }
