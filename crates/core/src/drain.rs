@@ -1,19 +1,21 @@
 //! The drain: is this connection idle at this instant, so that closing it costs nobody anything?
 //!
 //! Two sources are put together. [`Heard`] is what packets told since we began to listen: who sent payload last and, for
-//! HTTP/1 in the clear, whether the answer is complete. [`Look`] is what the kernel says about the socket right now.
+//! HTTP in the clear, whether the answer is complete or streams are open. [`Look`] is what the kernel says about the socket right now.
 //! Neither is enough alone: packets may be missed, and the kernel's times tick with jiffies, so that an answer and the
 //! next request look simultaneous.
 //!
 //! All times are durations; `now` and the times inside [`Heard`] count from the moment the listening began.
 
 mod answer;
+mod http2;
 mod request;
 mod rhythm;
 
 use std::time::Duration;
 
 pub use answer::Answer;
+use http2::Streams;
 pub use request::{Request, with_close};
 pub use rhythm::{Rhythm, kept_on};
 
@@ -36,9 +38,9 @@ pub enum Speaker {
 /// How long a connection must have been quiet before it counts as idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// The last answer was seen to be complete (HTTP/1 in the clear).
+    /// The last answer was seen to be complete (HTTP/1 in the clear), or no stream to be open (HTTP/2 in the clear).
     pub quiet: Duration,
-    /// The last payload was the server's, but what it meant cannot be read: TLS, HTTP/2, other protocols. Several
+    /// The last payload was the server's, but what it meant cannot be read: TLS, other protocols. Several
     /// requests may share such a connection, so this should be much longer.
     pub opaque: Duration,
     /// No payload was seen at all since we began: only the kernel's coarse times are known.
@@ -120,6 +122,7 @@ pub struct Heard {
     client: Direction,
     server: Direction,
     answer: Answer,
+    streams: Streams,
     baseline: Option<(u64, u64)>,
 }
 
@@ -184,7 +187,8 @@ impl Heard {
         // Of a segment that repeats something at its beginning, only the rest is new.
         let repeated = (length - new) as usize;
         let seen = seen.get(repeated..).unwrap_or_default();
-        let pause = if speaker == Speaker::Client { self.pause(at) } else { None };
+        let pause = if speaker == Speaker::Client { self.pause_after_answer(at) } else { None };
+        self.streams.payload(speaker, new, seen, at);
         match speaker {
             Speaker::Client => self.answer.request(seen),
             Speaker::Server => self.answer.payload(new, seen),
@@ -193,8 +197,20 @@ impl Heard {
         pause
     }
 
-    /// How long it has been quiet since an answer was complete; `None` while anything else is the case.
+    /// How long it has been quiet since an answer was complete or the last stream ended; `None` while anything else is the case.
     pub fn pause(&self, now: Duration) -> Option<Duration> {
+        if !self.streams.idle(now) {
+            return self.pause_after_answer(now);
+        }
+        self.last.map(|(_, at)| now.saturating_sub(at))
+    }
+
+    /// What ends an HTTP/2 connection on which no stream is open; `None` while anything else is the case.
+    pub fn goaway(&self, now: Duration) -> Option<[u8; 17]> {
+        self.streams.idle(now).then(|| self.streams.goaway())
+    }
+
+    fn pause_after_answer(&self, now: Duration) -> Option<Duration> {
         let (speaker, at) = self.last?;
         (speaker == Speaker::Server && self.answer == Answer::Complete).then(|| now.saturating_sub(at))
     }
@@ -259,6 +275,8 @@ pub fn judge(heard: &Heard, look: &Look, now: Duration, patience: &Patience) -> 
             let asked = if simultaneous { patience.unheard * SIMULTANEOUS } else { patience.unheard };
             (look.since_sent.min(look.since_received), asked)
         }
+        Some((_, at)) if heard.streams.idle(now) => (now.saturating_sub(at), patience.quiet),
+        Some(_) if heard.streams.busy() => return Verdict::Busy(Activity::RequestUnderWay),
         Some((Speaker::Client, _)) if !heard.answer.is_upgraded() => {
             return Verdict::Busy(Activity::RequestUnderWay);
         }

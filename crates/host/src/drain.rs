@@ -1,7 +1,7 @@
 //! The drain of one container: each of its connections ends at an instant when it is idle.
 //!
-//! Those that speak HTTP/1 in the clear are taken over (`hand_on`): their next request is the last, and none is lost. The
-//! others are closed.
+//! Those that speak HTTP in the clear are taken over (`hand_on`): their next request is the last, or they are told that no
+//! more are looked at, and none is lost. The others are closed.
 //!
 //! One thread inside the container's network namespace. It waits for packets; what they tell decides, together with a
 //! look at the socket itself. The last thing before a connection is closed is to ask for packets once more: a request that
@@ -273,12 +273,21 @@ impl Draining {
                 return Ok(());
             }
         }
+        let http2 = connection.heard.goaway(now).is_some();
         let takes_over = self.hand_on.works() && !connection.only_closed && connection.heard.pause(now).is_some();
         if takes_over && !self.hand_on.find(&socket) {
             connection.not_found += 1;
             connection.only_closed = connection.not_found >= FIND;
             connection.due = now + TAKE_AGAIN;
             return Ok(());
+        }
+        if http2 && !takes_over {
+            // Many requests share it, and whoever is not told loses those that cross its close.
+            let quiet = connection.heard.pause(now).unwrap_or_default();
+            if let Some(again_in) = self.patience.opaque.checked_sub(quiet).filter(|left| !left.is_zero()) {
+                connection.due = now + again_in;
+                return Ok(());
+            }
         }
         // A request that comes while a connection is taken over is only late.
         if let Some(again_in) = self.better_moment(&ends, now).filter(|_| !takes_over) {
@@ -303,7 +312,7 @@ impl Draining {
         match judge(&connection.heard, &look, now, &self.patience) {
             Verdict::Idle if takes_over && connection.heard.agrees(&look, now) => {
                 let left = (self.closing_since.unwrap_or(now) + self.deadline).saturating_sub(now);
-                match self.hand_on.take(&fresh, self.rhythm.unused_after(), left) {
+                match self.hand_on.take(&fresh, connection.heard.goaway(now), self.rhythm.unused_after(), left) {
                     Attempt::Taken => {
                         self.connections.remove(&ends);
                     }

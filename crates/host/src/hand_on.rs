@@ -79,8 +79,14 @@ impl HandOn {
     }
 
     /// Takes over a connection that is idle as `socket` says; it is closed if it has not been used for `unused` and neither
-    /// have others of its client, and at the latest after `left`.
-    pub(crate) fn take(&mut self, socket: &DiagSocket, unused: Duration, left: Duration) -> Attempt {
+    /// have others of its client, and at the latest after `left`. `goaway`: what its client is told at once, if it speaks HTTP/2.
+    pub(crate) fn take(
+        &mut self,
+        socket: &DiagSocket,
+        goaway: Option<[u8; 17]>,
+        unused: Duration,
+        left: Duration,
+    ) -> Attempt {
         let ends = (socket.local, socket.remote);
         let started = Instant::now();
         let duplicate = self.holders.as_mut().map(|holders| holders.duplicate(socket.inode));
@@ -96,7 +102,7 @@ impl HandOn {
                 self.took.push(started.elapsed());
                 self.taken.insert(ends);
                 self.relayed.insert((socket.local, own_end));
-                self.relays.add(Taken { ends, client, socket: to_server, server: socket.local, unused, left });
+                self.relays.add(Taken { ends, client, socket: to_server, server: socket.local, goaway, unused, left });
                 Attempt::Taken
             }
             TakeOver::LetGo => Attempt::NotNow,

@@ -61,6 +61,8 @@ pub(crate) struct Taken {
     pub(crate) socket: std::net::TcpStream,
     /// Where the server listens.
     pub(crate) server: SocketAddr,
+    /// The last thing that is said on it, if it is HTTP/2.
+    pub(crate) goaway: Option<[u8; 17]>,
     /// How long to wait for a request of a client that uses no other of its connections.
     pub(crate) unused: Duration,
     /// How long to wait at most.
@@ -122,8 +124,11 @@ fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
 }
 
 async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<Standing>) -> io::Result<End> {
-    let Taken { ends, client, socket, server, unused, left } = taken;
+    let Taken { ends, client, socket, server, goaway, unused, left } = taken;
     let mut client = into_tokio(client)?;
+    if let Some(goaway) = goaway {
+        return go_away(client, &goaway, left.min(LINGER)).await;
+    }
     let mut request = Vec::with_capacity(4096);
     tokio::select! {
         biased;
@@ -157,6 +162,18 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
     server.write_all(&request).await?;
     pipe(client, server).await?;
     Ok(End::HandedOn)
+}
+
+/// Tells an HTTP/2 client to go on elsewhere. What it has sent meanwhile is read and dropped: it was told that nobody has
+/// looked at it, and sends it again. Closed before it has read that, the connection would tell it nothing.
+async fn go_away(mut client: TcpStream, goaway: &[u8], at_most: Duration) -> io::Result<End> {
+    client.write_all(goaway).await?;
+    let mut dropped = [0; 4096];
+    let ends = async {
+        while client.read(&mut dropped).await? > 0 {}
+        Ok::<_, io::Error>(End::HandedOn)
+    };
+    timeout(at_most, ends).await.unwrap_or(Ok(End::Closed))
 }
 
 /// Ends when a connection is closed for not having been used.

@@ -96,3 +96,37 @@ fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     assert!((&other).read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     Ok(())
 }
+
+#[test]
+fn an_http2_client_is_told_to_go_on_elsewhere_once_its_streams_have_ended() -> Outcome {
+    const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let mut session = Helper::start(&["session"])?;
+    let drained = session.send(drain(&namespace, true))?;
+    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let mut stream = namespace.connect("127.0.0.1:80")?;
+    let frame = |kind: u8, flags: u8, id: u8| [0, 0, 1, kind, flags, 0, 0, 0, id, 0x88];
+    stream.write_all(&[HELLO, &frame(1, 5, 1), &frame(1, 4, 3)].concat())?;
+    let mut answer = [0; 19];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(answer[9..], frame(1, 5, 1));
+    session.send(json!({"proceed": {"request": drained}}))?;
+    stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+    assert!(stream.read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(&frame(0, 1, 3))?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(answer, frame(1, 5, 3));
+    let mut goaway = [0; 17];
+    stream.read_exact(&mut goaway)?;
+    assert_eq!(goaway, [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0]);
+    // What crosses that is not looked at, and the connection is there until the client has read it.
+    stream.write_all(&frame(1, 5, 5))?;
+    drop(stream);
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!((&report["handed_on"], &report["left"]), (&json!(1), &json!([])), "{report}");
+    Ok(())
+}

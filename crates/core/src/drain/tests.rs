@@ -160,3 +160,18 @@ fn a_gap_between_segments_makes_all_that_was_heard_worthless() {
     anew.segment(Speaker::Client, 5000, 10, b"anything..", Duration::from_millis(1));
     assert_eq!(format!("{heard:?}"), format!("{anew:?}"));
 }
+
+#[test]
+fn an_http2_connection_is_idle_between_its_streams_whoever_spoke_last() {
+    const REQUEST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x01\x01\x05\x00\x00\x00\x01x";
+    const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    const ANSWER: &[u8] = b"\x00\x00\x01\x01\x05\x00\x00\x00\x01x";
+    let asked = [(Speaker::Client, REQUEST, 0), (Speaker::Server, SETTINGS, 1)];
+    let verdict = |heard: &Heard| judge(heard, &quiet_look(), ms(3000), &PATIENCE);
+    assert_eq!(verdict(&heard(&asked)), Verdict::Busy(Activity::RequestUnderWay));
+    let answered = [asked[0], asked[1], (Speaker::Server, ANSWER, 100), (Speaker::Client, SETTINGS, 101)];
+    let answered = heard(&answered);
+    assert_eq!(verdict(&answered), Verdict::Idle);
+    assert_eq!(answered.pause(ms(3000)), Some(ms(2899)));
+    assert!(answered.goaway(ms(3000)).is_some_and(|frame| frame[3] == 7 && frame[12] == 1));
+}

@@ -337,6 +337,8 @@ fn host_config(role: Role) -> HostConfig {
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(vec!["NET_ADMIN".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        // Where the engine remaps users, only so does a container get the host's namespaces.
+        userns_mode: Some("host".to_owned()),
         ..Default::default()
     };
     match role {
