@@ -2,6 +2,7 @@
 //!
 //! The plan leaves no choice to execution: it names every service, container, port, volume and order.
 
+pub mod callers;
 pub mod change;
 pub mod doubling;
 pub mod evidence;

@@ -100,7 +100,11 @@ impl<'a> HandOver<'a> {
             if let Some(inside) = inside {
                 inside.lead_to_real().await?;
             }
-            deploy.cut_back(guard, standin, &leads, inside, &mut proof).await?;
+            let cutting_back = deploy.cut_back(guard, standin, &leads, inside, &mut proof);
+            match inside {
+                Some(inside) => inside.watching(cutting_back).await?,
+                None => cutting_back.await?,
+            }
             if let Some(inside) = inside {
                 proof.led.push(("clients inside".to_owned(), inside.end().await?));
             }

@@ -205,6 +205,14 @@ impl<'a> Inside<'a> {
         Ok(())
     }
 
+    /// Watches, while something else is done, whether anybody still uses addresses that go away: the wait for that is shorter then.
+    pub(super) async fn watching<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            failure = self.switch.watch() => Err(failure),
+        }
+    }
+
     /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
     pub(super) async fn end(&self) -> Result<u64> {
         // The real containers have learnt no address that is gone: what they called was led only while others were not ready.

@@ -1,5 +1,6 @@
 //! A deploy. [`up`] reads like the runbook; each stage has a file of its own.
 
+mod callers;
 mod compose_starts;
 mod cutover;
 mod drain;
@@ -30,7 +31,7 @@ use handover_core::project::Project;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
-use crate::engine::Engine;
+use crate::engine::{Engine, OwnProgram};
 use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
@@ -121,6 +122,8 @@ async fn give_up(begun: Option<BringUp>, engine: &Engine) {
 /// Everything before the lock is taken, and taking it; `None` if there is nothing to do. May be given up at any time.
 async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Begun>> {
     let compose = Compose::new(project_args.clone());
+    // Needed for the lock; read while Compose resolves the project.
+    let program = tokio::task::spawn_blocking(OwnProgram::read);
     let loading = load::load(&compose, &project_args, events);
     let (project, engine) = events.step(Step::Load, loading).await.map_err(one)?;
     let request = request(&args.plan);
@@ -137,7 +140,8 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         return Ok(None);
     }
     let locking = async {
-        let image = engine.helper_image().await?;
+        let unreadable = |error| Failure::new(Exit::Engine, "handover cannot read its own program").because(error);
+        let image = engine.helper_image(program.await.map_err(unreadable)??).await?;
         let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events).await?;
         Ok((image, taken))
     };
@@ -169,7 +173,8 @@ async fn deploy_locked(
         deploy.finish_earlier_run(&observed).await.map_err(one)?;
         observed = deploy.observe().await?;
     }
-    let plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
+    let mut plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
+    callers::tell(deploy, &mut plan, &observed).await;
     events.emit(Event::Planned(Box::new(plan.clone())));
     let checking = async {
         let host = preflight::check(&deploy.project, &plan, &observed, &deploy.session).await?;

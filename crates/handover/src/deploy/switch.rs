@@ -46,6 +46,8 @@ struct State {
     starting: BTreeSet<String>,
     /// Addresses of containers that are on these networks and are no peers.
     others: BTreeSet<IpAddr>,
+    /// The connections when last looked at, and since when there are no more of them.
+    used: Option<(Counted, Instant)>,
 }
 
 impl Switch {
@@ -171,20 +173,36 @@ impl Switch {
     }
 
     /// Waits until nobody has opened a connection to an address that is led for as long as a proxy may need to notice, at most
-    /// until the deadline.
+    /// until the deadline. What was watched before counts.
     pub(super) async fn until_quiet(&self, deadline: Duration) -> Result<()> {
         let began = Instant::now();
-        let mut last_use = began;
-        let mut before = self.counted().await?;
-        while !self.state.lock().await.leads.is_empty() && last_use.elapsed() < NOTICED && began.elapsed() < deadline {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = self.counted().await?;
-            if now != before {
-                last_use = Instant::now();
+        loop {
+            let left = NOTICED.saturating_sub(self.unused_for().await?);
+            if left.is_zero() || began.elapsed() >= deadline || self.state.lock().await.leads.is_empty() {
+                return Ok(());
             }
-            before = now;
+            tokio::time::sleep(LOOK_EVERY.min(left)).await;
         }
-        Ok(())
+    }
+
+    /// Watches whether anybody opens connections to addresses that are led; ends only if that fails.
+    pub(super) async fn watch(&self) -> Failure {
+        loop {
+            if let Err(failure) = self.unused_for().await {
+                return failure;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// For how long nobody has, as far as was looked.
+    async fn unused_for(&self) -> Result<Duration> {
+        let now = self.counted().await?;
+        let used = &mut self.state.lock().await.used;
+        if used.as_ref().is_none_or(|(before, _)| *before != now) {
+            *used = Some((now, Instant::now()));
+        }
+        Ok(used.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed()))
     }
 
     /// The connections that were led and are still open, by the container that they were led to.

@@ -43,7 +43,10 @@ fn nobody_notices_behind_traefik_in_the_same_project() {
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
     assert_hardly_noticed(&report);
-    assert!(rolled(&finished).contains("traefik.enable"), "the plan does not name the label\n{finished}");
+    let reason = rolled(&finished);
+    assert!(reason.contains("traefik.enable"), "the plan does not name the label\n{finished}");
+    let caller = format!("called now by {}-traefik-1 (", stack.name);
+    assert!(reason.contains(&caller), "the plan does not name who has connections\n{finished}");
     assert_eq!(finished.event("proof")["cut"], serde_json::json!([]), "{finished}");
     assert_eq!(stack.container_id("traefik"), traefik, "Traefik was touched");
     assert_ne!(stack.container_id("app"), before);

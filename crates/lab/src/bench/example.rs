@@ -19,6 +19,8 @@ pub(super) enum Road {
     StandIn,
     /// This service; it publishes no port.
     Rolling(&'static str),
+    /// This one, and its proxy is told. It is not brought up alone: it has volumes from others.
+    Routed(&'static str),
 }
 
 /// One example.
@@ -102,6 +104,11 @@ impl Example {
                 streams: reference_load("127.0.0.1:18081", "127.0.0.1:18090", "127.0.0.1:16379"),
                 ..of_all
             }),
+            // The same stack, and only the application is deployed.
+            "php-fpm" => {
+                let road = Road::Routed("php-fpm");
+                Ok(Self { name: "php-fpm", road, ..Self::named("reference", engine, options)? })
+            }
             "traefik" => Ok(Self {
                 name: "traefik",
                 project: "benchtraefik",
@@ -111,7 +118,7 @@ impl Example {
                 streams: traefik_load("127.0.0.1:18082"),
                 ..of_all
             }),
-            _ => Err(failed(format!("no example {name}"), "there are web, reference and traefik")),
+            _ => Err(failed(format!("no example {name}"), "there are web, reference, php-fpm and traefik")),
         }
     }
 
@@ -124,11 +131,12 @@ impl Example {
                 command.args(["up", "-d"]);
                 command.args(self.renews.then_some("--renew-anon-volumes"));
                 command.args(if self.pulls { &["--pull", "always"][..] } else { &[] });
+                command.args(self.alone_deployed());
                 command
             }
             Method::Script => {
                 let (script, what) = match self.road {
-                    Road::StandIn => ("scripts/scripted-deploy", self.name),
+                    Road::StandIn | Road::Routed(_) => ("scripts/scripted-deploy", self.name),
                     Road::Rolling(service) => ("scripts/scale-up-deploy", service),
                 };
                 let mut command = Command::new(self.root.join(script));
@@ -144,7 +152,16 @@ impl Example {
         let mut command = Command::new(&self.handover);
         command.arg("up").args(&self.options).args(["--output", "json"]);
         command.args(if self.pulls { &["--pull", "always"][..] } else { &[] });
+        command.args(self.alone_deployed());
         self.in_environment(command, NEW)
+    }
+
+    /// The service that a deploy names, where it is not of the whole project.
+    fn alone_deployed(&self) -> Option<&'static str> {
+        match self.road {
+            Road::Routed(service) => Some(service),
+            Road::StandIn | Road::Rolling(_) => None,
+        }
     }
 
     pub(super) fn load(&self) -> LoadSpec {

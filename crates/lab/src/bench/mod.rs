@@ -33,7 +33,7 @@ pub struct BenchOptions {
     pub out: PathBuf,
     /// The engine's name in the results.
     pub engine: String,
-    /// The examples: `web`, `reference`, `traefik`.
+    /// The examples: `web`, `reference`, `php-fpm`, `traefik`.
     pub examples: Vec<String>,
     /// The ways to deploy.
     pub methods: Vec<Method>,
@@ -121,7 +121,7 @@ fn measure_example(
     say(&format!("{}: warm up", example.name));
     example.fresh(engine, logs)?;
     let yardstick = match options.methods.contains(&Method::Handover) {
-        true => Some(Yardstick::of(example, options, logs)?),
+        true => Yardstick::of(example, options, logs)?,
         false => None,
     };
     for round in 1..=options.rounds {

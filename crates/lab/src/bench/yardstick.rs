@@ -39,15 +39,16 @@ pub(super) enum Yardstick {
 }
 
 impl Yardstick {
-    /// Deploys once with handover, which makes its images and, for a stand-in, tells what it asks Compose for.
-    pub(super) fn of(example: &Example, options: &BenchOptions, logs: &Path) -> Result<Self> {
-        match example.road {
-            Road::StandIn => Ok(Self::StandIn(record(example, options, logs)?)),
-            Road::Rolling(name) => {
-                process::run(&mut example.handover(), logs, &format!("warm-up-{}", example.name))?;
-                Ok(Self::Service { name, project: format!("{}-idle", example.project) })
-            }
+    /// Deploys once with handover, which makes its images and, for a stand-in, tells what it asks Compose for. None where there is nothing to compare with.
+    pub(super) fn of(example: &Example, options: &BenchOptions, logs: &Path) -> Result<Option<Self>> {
+        if example.road == Road::StandIn {
+            return Ok(Some(Self::StandIn(record(example, options, logs)?)));
         }
+        process::run(&mut example.handover(), logs, &format!("warm-up-{}", example.name))?;
+        Ok(match example.road {
+            Road::Rolling(name) => Some(Self::Service { name, project: format!("{}-idle", example.project) }),
+            Road::StandIn | Road::Routed(_) => None,
+        })
     }
 
     /// Brings it up beside the running stack, under the same load, and takes it away again. Returns the seconds until all ports

@@ -23,7 +23,7 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value = "engine")]
     engine: String,
     /// Which examples, by comma
-    #[arg(long, value_delimiter = ',', default_value = "web,reference,traefik")]
+    #[arg(long, value_delimiter = ',', default_value = "web,reference,php-fpm,traefik")]
     examples: Vec<String>,
     /// Which ways to deploy, by comma
     #[arg(long, value_delimiter = ',', value_enum, default_value = "handover,compose,script")]
