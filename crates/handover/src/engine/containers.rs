@@ -343,6 +343,8 @@ fn host_config(role: Role) -> HostConfig {
     };
     match role {
         Role::Guard => {
+            // Where the engine remaps users, the image's files are not the guard's, and it keeps its rules among them.
+            config.cap_add = Some(["NET_ADMIN", "DAC_OVERRIDE"].map(str::to_owned).to_vec());
             config.restart_policy =
                 Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None });
         }
