@@ -1,9 +1,9 @@
 //! The session helper: eyes and hands of one run of the command line, on the host and in containers' networks.
 //!
-//! Its container has the host's network, NET_ADMIN, SYS_ADMIN and NET_RAW, and `/var/run/docker/netns` bound with
-//! propagation `rslave`, so that namespaces made later appear. It lives as long as its standard input: by its unique
-//! name it is the lock of the project, and the lock goes with whoever holds the other end. It keeps nothing but the
-//! tables in peers' network namespaces, which go with it; what it has closed or deleted is done, everything else ends.
+//! Its container has the host's network and PID namespace, and enters the network namespaces of others by their processes. It
+//! lives as long as its standard input: by its unique name it is the lock of the project, and the lock goes with whoever holds
+//! the other end. It keeps nothing but the tables in peers' network namespaces, which go with it; what it has closed or deleted
+//! is done, everything else ends.
 
 use std::collections::HashMap;
 use std::process::ExitCode;

@@ -103,7 +103,13 @@ impl Switch {
     pub(super) async fn start(&self, id: &str, to: &Inspected) -> Result<Inspected> {
         self.starting(|starting| starting.insert(id.to_owned())).await?;
         let started = async {
-            self.engine.start(id).await?;
+            let of_service = |failure: Failure| match failure.exit {
+                Exit::DeployFailed => {
+                    Failure { what: format!("a container of {} could not be started", to.service), ..failure }
+                }
+                _ => failure,
+            };
+            self.engine.start(id).await.map_err(of_service)?;
             let started = self.engine.inspect(id).await?;
             let started =
                 started.ok_or_else(|| Failure::new(Exit::DeployFailed, "a container that was started is gone"))?;

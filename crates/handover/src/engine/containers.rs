@@ -21,7 +21,7 @@ use handover_core::gate::{Health, State};
 use handover_core::observation::{Endpoint, LABEL_PROJECT, LABEL_ROLE};
 
 use super::connect::Engine;
-use crate::failure::{Result, engine_status};
+use crate::failure::{Exit, Failure, Result, engine_status, engine_words};
 
 /// Which of our containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,12 +204,17 @@ impl Engine {
         self.each(ids, |id| async move { self.docker.stop_container(&id, None::<StopContainerOptions>).await }).await
     }
 
-    /// Starts a container of the user's. One that runs already is as good as started.
+    /// Starts a container of the user's. One that runs already is as good as started. One that cannot be started, for want of its
+    /// program say, is no fault of the engine's.
     pub(crate) async fn start(&self, id: &str) -> Result<()> {
-        self.each(&[id.to_owned()], |id| async move {
-            self.docker.start_container(&id, None::<StartContainerOptions>).await
-        })
-        .await
+        let _waiting = self.events.waiting();
+        match self.docker.start_container(id, None::<StartContainerOptions>).await {
+            Err(error) if engine_status(&error) == Some(304) => Ok(()),
+            Err(error) if engine_status(&error).is_some() => {
+                Err(Failure::new(Exit::DeployFailed, "a container could not be started").because(engine_words(&error)))
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Gives a container another name.

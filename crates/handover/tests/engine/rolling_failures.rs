@@ -3,7 +3,9 @@
 use handover_lab::load::Kind;
 
 use crate::harness::proxies::{HEALTHCHECK, LABELS, TRAEFIK, app, behind_traefik};
-use crate::harness::{Finished, Running, SOON, Stack, assert_few_retries, assert_hardly_noticed, few_crossed, finish};
+use crate::harness::{
+    Finished, Running, SOON, Stack, assert_few_retries, assert_hardly_noticed, docker, few_crossed, finish,
+};
 use crate::rolling::{requests, rolled};
 
 /// The compose file of a service behind Traefik.
@@ -53,6 +55,14 @@ fn a_version_that_exits_at_once_is_removed_again() {
     let bad = file(&[("LAB_EXIT_AFTER_MS", "0"), ("LAB_EXIT_CODE", "3")], &[]);
     let finished = refused(&mut stack, &bad, &file(&[], &[]), &[], false);
     assert!(finished.stderr.contains("stopped with code 3"), "no log lines\n{finished}");
+}
+
+#[test]
+fn a_version_that_the_engine_refuses_to_start_is_removed_again() {
+    let mut stack = running("rollfail-start", &[]);
+    let bad = file(&[], &["    entrypoint: [\"/no-such-program\"]\n"]);
+    let finished = refused(&mut stack, &bad, &file(&[], &[]), &[], false);
+    finished.expect_says("a container of app could not be started").expect_says("no-such-program");
 }
 
 #[test]
@@ -157,6 +167,22 @@ fn wait_for_the_new_one(stack: &Stack) {
     let filter = format!("label=com.docker.compose.project={}", stack.name);
     let list = ["ps", "-q", "--filter", &filter, "--filter", "label=com.docker.compose.service=app"];
     crate::harness::wait_until("two run", || crate::harness::docker_lines(&list).len() == 2);
+}
+
+#[test]
+fn a_peer_that_goes_away_while_it_is_led_is_no_hindrance() {
+    let peer = "\n  peer:\n    image: ${LAB}\n    environment: { VERSION: peer }\n";
+    let mut stack = behind_traefik("rollfail-peer", "");
+    stack.compose_file(&format!("{}{peer}", file(&[], &[])));
+    stack.start();
+    let load = stack.load(requests(&stack));
+    stack.set("VERSION", "v2");
+    let up = stack.spawn_up(&[]);
+    wait_for_the_new_one(&stack);
+    docker(&["kill", &stack.container_id("peer")]);
+    up.finish().expect_success();
+    assert_hardly_noticed(&finish(load, "v2"));
+    stack.assert_nothing_left();
 }
 
 /// Where a deploy is when something dies.
