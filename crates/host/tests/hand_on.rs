@@ -15,9 +15,7 @@ const CLIENTS: u64 = 24;
 fn drain_in_use(listen: &str, call: &str, bytes: usize) -> Outcome<Value> {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, listen, "old")?;
-    let mut session = Helper::start(&["session"])?;
-    let drained = session.send(drain(&namespace, true))?;
-    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let (mut session, drained) = listening(&namespace)?;
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let stream = namespace.connect(call)?;
@@ -32,6 +30,14 @@ fn drain_in_use(listen: &str, call: &str, bytes: usize) -> Outcome<Value> {
     assert!(answered.iter().all(Option::is_some), "lost on {call}: {answered:?} {report}");
     assert_eq!(report["handed_on"], json!(CLIENTS), "{report}");
     Ok(report)
+}
+
+/// A session that listens and does not drain yet, and its request.
+fn listening(namespace: &Namespace) -> Outcome<(Helper, u64)> {
+    let mut session = Helper::start(&["session"])?;
+    let drained = session.send(drain(namespace, true))?;
+    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    Ok((session, drained))
 }
 
 fn drain(namespace: &Namespace, hold: bool) -> Value {
@@ -62,9 +68,7 @@ fn large_requests_and_answers_arrive_whole() -> Outcome {
 fn a_connection_that_is_not_used_again_is_closed() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;
-    let mut session = Helper::start(&["session"])?;
-    let drained = session.send(drain(&namespace, true))?;
-    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let (mut session, drained) = listening(&namespace)?;
     let mut stream = namespace.connect("127.0.0.1:80")?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     let mut answer = [0; 43];
@@ -102,9 +106,7 @@ fn an_http2_client_is_told_to_go_on_elsewhere_once_its_streams_have_ended() -> O
     const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;
-    let mut session = Helper::start(&["session"])?;
-    let drained = session.send(drain(&namespace, true))?;
-    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let (mut session, drained) = listening(&namespace)?;
     let mut stream = namespace.connect("127.0.0.1:80")?;
     let frame = |kind: u8, flags: u8, id: u8| [0, 0, 1, kind, flags, 0, 0, 0, id, 0x88];
     stream.write_all(&[HELLO, &frame(1, 5, 1), &frame(1, 4, 3)].concat())?;

@@ -28,8 +28,10 @@ const KNOWN_AFTER: Duration = Duration::from_secs(1);
 /// The streams of one connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Streams {
-    client: Frames,
-    server: Frames,
+    /// Where the next frame of the client's begins; none while that is not known.
+    client: Option<Next>,
+    /// The same of the server's.
+    server: Option<Next>,
     /// By stream: whether the client and whether the server has ended it.
     open: BTreeMap<u32, (bool, bool)>,
     /// The highest one that the client has opened.
@@ -40,13 +42,7 @@ pub(super) struct Streams {
     whole: bool,
 }
 
-/// Where the next frame of one direction begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Frames {
-    /// None: not known.
-    next: Option<Next>,
-}
-
+/// Where a frame begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Next {
     /// After so many bytes.
@@ -58,35 +54,32 @@ enum Next {
 impl Streams {
     /// Takes note of `length` new bytes that begin with `seen`.
     pub(super) fn payload(&mut self, speaker: Speaker, length: u32, seen: &[u8], at: Duration) {
-        let (length, mut seen, mut begun) = (u64::from(length), seen, false);
+        let (mut left, mut seen) = (u64::from(length), seen);
         if speaker == Speaker::Client && seen.starts_with(PREFACE) {
             *self = Streams { whole: true, since: Some(at), ..Streams::default() };
-            self.client.next = Some(Next::After(PREFACE.len() as u64));
-            self.server.next = Some(Next::After(0));
-            begun = true;
+            self.client = Some(Next::After(PREFACE.len() as u64));
+            self.server = Some(Next::After(0));
         }
-        let frames = self.frames(speaker);
-        if frames.next.is_none() && !begun {
+        if self.next(speaker).is_none() {
             if !plausible(seen) {
                 return;
             }
-            frames.next = Some(Next::After(0));
-            if self.client.next.is_some() && self.server.next.is_some() {
+            *self.next(speaker) = Some(Next::After(0));
+            if self.client.is_some() && self.server.is_some() {
                 self.since = Some(at);
             }
         }
-        let mut left = length;
         loop {
-            match self.frames(speaker).next.take() {
+            match self.next(speaker).take() {
                 None => return,
                 Some(Next::After(skip)) if skip >= left => {
-                    self.frames(speaker).next = Some(Next::After(skip - left));
+                    *self.next(speaker) = Some(Next::After(skip - left));
                     return;
                 }
                 Some(Next::After(skip)) => {
                     left -= skip;
                     seen = usize::try_from(skip).ok().and_then(|skip| seen.get(skip..)).unwrap_or_default();
-                    self.frames(speaker).next = Some(Next::Begun(Vec::new()));
+                    *self.next(speaker) = Some(Next::Begun(Vec::new()));
                 }
                 Some(Next::Begun(mut header)) => {
                     let wanted = HEADER - header.len();
@@ -96,13 +89,13 @@ impl Streams {
                     seen = &seen[here..];
                     left -= here as u64;
                     if header.len() < HEADER {
-                        self.frames(speaker).next = Some(Next::Begun(header));
+                        *self.next(speaker) = Some(Next::Begun(header));
                         return;
                     }
                     if !plausible(&header) {
                         return self.lose();
                     }
-                    self.frames(speaker).next = Some(Next::After(length_of(&header) as u64));
+                    *self.next(speaker) = Some(Next::After(length_of(&header) as u64));
                     self.note(speaker, &header);
                 }
             }
@@ -137,11 +130,11 @@ impl Streams {
 
     /// A stream ends with the last byte of the frame that says so.
     fn nothing_open(&self) -> bool {
-        let between_frames = |frames: &Frames| frames.next == Some(Next::After(0));
-        self.open.is_empty() && between_frames(&self.client) && between_frames(&self.server)
+        let between_frames = Some(Next::After(0));
+        self.open.is_empty() && self.client == between_frames && self.server == between_frames
     }
 
-    fn frames(&mut self, speaker: Speaker) -> &mut Frames {
+    fn next(&mut self, speaker: Speaker) -> &mut Option<Next> {
         match speaker {
             Speaker::Client => &mut self.client,
             Speaker::Server => &mut self.server,

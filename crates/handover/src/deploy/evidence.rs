@@ -13,7 +13,7 @@ use handover_core::plan::evidence::{FileSeen, Held, MountSeen};
 use handover_core::project::Project;
 use handover_host::protocol::{Hold, MountInUse, MountsInUse, SessionOp};
 
-use crate::engine::{Engine, OwnProgram, Role};
+use crate::engine::{Engine, Role};
 use crate::failure::Result;
 use crate::helper::Helper;
 
@@ -49,7 +49,7 @@ pub(super) async fn add(plan: &mut Plan, project: &Project, observed: &Observati
 }
 
 async fn start(engine: &Engine, project: &str) -> Option<(String, Helper)> {
-    let image = engine.helper_image(OwnProgram::read().ok()?).await.ok()?;
+    let image = engine.helper_image().await.ok()?;
     let id = engine.create_ours(Role::Look, project, &image, "a look").await.ok()??;
     let attached = engine.start_ours(&id).await.ok()?;
     Some((id, Helper::new("look", attached)))

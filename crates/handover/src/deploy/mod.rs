@@ -31,7 +31,7 @@ use handover_core::project::Project;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
-use crate::engine::{Engine, OwnProgram};
+use crate::engine::Engine;
 use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
@@ -73,10 +73,10 @@ pub(crate) async fn up(
         return Ok(());
     };
     let waited = taken.waited;
-    // Compose makes the stand-in's containers while the helper starts.
+    // Compose makes the stand-in's containers while the helper starts. What fails here is tried again later, and told then: the lock
+    // is taken, and has to be given back.
     let standin = standin.filter(|_| !waited);
-    let mut begun =
-        standin.map(|standin| BringUp::begin(&compose, &engine, &standin, events)).transpose().map_err(one)?;
+    let mut begun = standin.and_then(|standin| BringUp::begin(&compose, &engine, &standin, events).ok());
     let lock = match events.step(Step::Helpers, taken.start(&engine)).await {
         Ok(lock) => lock,
         Err(failure) => {
@@ -122,8 +122,6 @@ async fn give_up(begun: Option<BringUp>, engine: &Engine) {
 /// Everything before the lock is taken, and taking it; `None` if there is nothing to do. May be given up at any time.
 async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Begun>> {
     let compose = Compose::new(project_args.clone());
-    // Needed for the lock; read while Compose resolves the project.
-    let program = tokio::task::spawn_blocking(OwnProgram::read);
     let loading = load::load(&compose, &project_args, events);
     let (project, engine) = events.step(Step::Load, loading).await.map_err(one)?;
     let request = request(&args.plan);
@@ -140,8 +138,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         return Ok(None);
     }
     let locking = async {
-        let unreadable = |error| Failure::new(Exit::Engine, "handover cannot read its own program").because(error);
-        let image = engine.helper_image(program.await.map_err(unreadable)??).await?;
+        let image = engine.helper_image().await?;
         let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events).await?;
         Ok((image, taken))
     };

@@ -10,26 +10,6 @@ use sha2::{Digest, Sha256};
 use super::connect::Engine;
 use crate::failure::{Exit, Failure, Result, engine_status};
 
-/// This program, read to be imported.
-#[derive(Debug)]
-pub(crate) struct OwnProgram {
-    bytes: Vec<u8>,
-    /// By its content.
-    tag: String,
-}
-
-impl OwnProgram {
-    /// Reads it; some 10 ms of work.
-    pub(crate) fn read() -> Result<Self> {
-        let bytes = std::env::current_exe().and_then(std::fs::read).map_err(|error| {
-            Failure::new(Exit::Engine, "handover cannot read its own program, which it runs beside the engine")
-                .because(error)
-        })?;
-        let tag = Sha256::digest(&bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { bytes, tag })
-    }
-}
-
 const REPOSITORY: &str = "handover";
 /// How old images of other builds are, by the engine's clock, before they are removed.
 const UNUSED_FOR_S: i64 = 3600;
@@ -37,9 +17,14 @@ const UNUSED_FOR_S: i64 = 3600;
 impl Engine {
     /// Reference of the image, imported if the engine does not have it. Images of other builds of this program that nothing
     /// uses are removed. May be repeated.
-    pub(crate) async fn helper_image(&self, program: OwnProgram) -> Result<String> {
+    pub(crate) async fn helper_image(&self) -> Result<String> {
         let _waiting = self.events.waiting();
-        let OwnProgram { bytes, tag } = program;
+        let program = std::env::current_exe().and_then(std::fs::read).map_err(|error| {
+            Failure::new(Exit::Engine, "handover cannot read its own program, which it runs beside the engine")
+                .because(error)
+        })?;
+        let digest = Sha256::digest(&program);
+        let tag: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         let reference = format!("{REPOSITORY}:{tag}");
         match self.docker.inspect_image(&reference).await {
             Ok(_) => return Ok(reference),
@@ -54,7 +39,7 @@ impl Engine {
             .because("the guard beside the engine is this very program")
             .hint("run handover on a machine of the engine's architecture"));
         }
-        self.import(&tag, &bytes).await?;
+        self.import(&tag, &program).await?;
         self.remove_other_builds(&reference).await;
         Ok(reference)
     }

@@ -8,4 +8,3 @@ mod observe;
 
 pub(crate) use connect::Engine;
 pub(crate) use containers::{Inspected, Role};
-pub(crate) use image::OwnProgram;
