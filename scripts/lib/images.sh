@@ -90,8 +90,9 @@ fetch_traefik() {
 # lab_image: handover-lab/lab:1, the lab's own service, from the release build of this tree.
 lab_image() {
     local binary inputs
+    # Of the whole workspace, as the tests build it: alone its dependencies would have fewer features, and be built twice.
     # Where cargo puts it: its configuration names a target and may be told another folder.
-    binary=$("$ROOT/scripts/cargo" build --release --quiet --package handover-lab --message-format json-render-diagnostics |
+    binary=$("$ROOT/scripts/cargo" build --release --quiet --workspace --bin handover-lab --message-format json-render-diagnostics |
         sed -n 's,.*"executable":"\([^"]*/handover-lab\)".*,\1,p' | tail -n 1)
     [ -x "$binary" ] || die "cargo does not say where handover-lab is"
     inputs="$(sha256sum "$binary" | cut -c 1-16) 1"

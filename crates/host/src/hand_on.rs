@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Handle;
 
+use crate::client_address::ClientAddresses;
 use crate::holders::Holders;
 use crate::inet_diag::DiagSocket;
 use crate::relay::{Counts, Relays, Taken};
@@ -25,6 +26,7 @@ pub(crate) struct HandOn {
     /// None where taking over does not work.
     holders: Option<Holders>,
     guard: Option<ResetGuard>,
+    addresses: Option<ClientAddresses>,
     taken: HashSet<Ends>,
     /// Ours to the server.
     relayed: HashSet<Ends>,
@@ -54,6 +56,7 @@ impl HandOn {
             relays,
             holders,
             guard: None,
+            addresses: None,
             taken: HashSet::new(),
             relayed: HashSet::new(),
             took: Vec::new(),
@@ -65,12 +68,13 @@ impl HandOn {
         if self.holders.is_some() {
             // Without it, a packet that comes within some 20 µs is answered with a reset: still far better than a close.
             self.guard = self.runtime.block_on(ResetGuard::load()).ok();
+            self.addresses = ClientAddresses::load(&self.runtime).ok();
         }
     }
 
-    /// Whether connections can be taken over at all.
+    /// Whether connections can be taken over at all. Not where their server would take us for the client.
     pub(crate) fn works(&self) -> bool {
-        self.holders.is_some()
+        self.holders.is_some() && self.addresses.is_some()
     }
 
     /// Whether it is known who holds this socket, so that [`HandOn::take`] is quick.
@@ -97,12 +101,15 @@ impl HandOn {
         };
         // Made in here, where the server's addresses mean the server.
         let Ok((to_server, own_end)) = beside(socket.local) else { return Attempt::Never };
+        let Some(addresses) = self.addresses.clone() else { return Attempt::Never };
         match take_over(theirs.as_fd(), ends, socket.received()) {
             TakeOver::Done(client) => {
                 self.took.push(started.elapsed());
                 self.taken.insert(ends);
                 self.relayed.insert((socket.local, own_end));
-                self.relays.add(Taken { ends, client, socket: to_server, server: socket.local, goaway, unused, left });
+                let server = socket.local;
+                let taken = Taken { ends, client, socket: to_server, own_end, server, addresses, goaway, unused, left };
+                self.relays.add(taken);
                 Attempt::Taken
             }
             TakeOver::LetGo => Attempt::NotNow,

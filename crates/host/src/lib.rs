@@ -11,6 +11,7 @@
 mod accepts;
 mod callers;
 mod channel;
+mod client_address;
 mod drain;
 mod error;
 mod flows;

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::client_address::ClientAddresses;
 use crate::sockopt;
 
 /// A longer head is passed on as it is.
@@ -59,8 +60,12 @@ pub(crate) struct Taken {
     pub(crate) client: std::net::TcpStream,
     /// Not connected yet, of the server's network namespace.
     pub(crate) socket: std::net::TcpStream,
+    /// That one's own end.
+    pub(crate) own_end: SocketAddr,
     /// Where the server listens.
     pub(crate) server: SocketAddr,
+    /// What shows the server the client's address in place of ours.
+    pub(crate) addresses: ClientAddresses,
     /// The last thing that is said on it, if it is HTTP/2.
     pub(crate) goaway: Option<[u8; 17]>,
     /// How long to wait for a request of a client that uses no other of its connections.
@@ -124,11 +129,15 @@ fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
 }
 
 async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<Standing>) -> io::Result<End> {
-    let Taken { ends, client, socket, server, goaway, unused, left } = taken;
+    let Taken { ends, client, socket, own_end, server, addresses, goaway, unused, left } = taken;
     let mut client = into_tokio(client)?;
     if let Some(goaway) = goaway {
         return go_away(client, &goaway, left.min(LINGER)).await;
     }
+    let shown = tokio::spawn({
+        let addresses = addresses.clone();
+        async move { addresses.show(own_end, server, ends.1.ip()).await }
+    });
     let mut request = Vec::with_capacity(4096);
     tokio::select! {
         biased;
@@ -146,22 +155,28 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
             Request::Whole(request) => break request,
             Request::Partial if request.len() <= LONGEST_HEAD => {}
             Request::Partial => break request,
-            Request::Other => {
-                // It was not what it seemed: as if it had been closed before.
-                SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-                return Ok(End::Closed);
-            }
+            // It was not what it seemed.
+            Request::Other => return as_if_closed_before(&client),
         }
         if client.read_buf(&mut request).await? == 0 {
             return Ok(End::Ended);
         }
     };
+    // Whoever lets only some in must not let this one in for us.
+    if !shown.await.unwrap_or_default() {
+        return as_if_closed_before(&client);
+    }
     socket.set_nonblocking(true)?;
     let mut server = TcpSocket::from_std_stream(socket).connect(server).await?;
     server.set_nodelay(true)?;
     server.write_all(&request).await?;
     pipe(client, server).await?;
     Ok(End::HandedOn)
+}
+
+fn as_if_closed_before(client: &TcpStream) -> io::Result<End> {
+    SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+    Ok(End::Closed)
 }
 
 /// Tells an HTTP/2 client to go on elsewhere. What it has sent meanwhile is read and dropped: it was told that nobody has

@@ -4,9 +4,12 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
 
 const CLIENTS: u64 = 24;
@@ -57,6 +60,43 @@ fn no_post_is_lost_over_ipv6() -> Outcome {
 #[test]
 fn no_post_is_lost_over_ipv4_to_a_server_that_listens_on_ipv6() -> Outcome {
     drain_in_use("[::]:80", "127.0.0.1:80", 10).map(drop)
+}
+
+/// A client calls from an address until its connection is drained; its server sees that address each time.
+fn asks_whom_the_server_sees(from: &str, prefix: u8, call: &str) -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (own, server): (IpAddr, SocketAddr) = (from.parse()?, call.parse()?);
+    let mut stream = namespace.inside(|| {
+        let mut add = Command::new("ip");
+        add.args(["address", "add", &format!("{from}/{prefix}"), "dev", "lo"]).status()?;
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(own, 0).into())?;
+        socket.connect(&server.into())?;
+        Ok(TcpStream::from(socket))
+    })?;
+    let (mut session, drained) = listening(&namespace)?;
+    session.send(json!({"proceed": {"request": drained}}))?;
+    for pause in pauses(Duration::from_millis(40), false, 1) {
+        std::thread::sleep(pause);
+        stream.write_all(b"GET /peer HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        let mut answer = vec![0; 512];
+        let length = stream.read(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.ends_with(&format!("\r\n\r\n{from}")), "{answer}");
+        if answer.contains("Connection: close") {
+            break;
+        }
+    }
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!(report["handed_on"], json!(1), "{report}");
+    Ok(())
+}
+
+#[test]
+fn the_server_sees_the_address_of_the_client() -> Outcome {
+    asks_whom_the_server_sees("203.0.113.9", 32, "127.0.0.1:80")?;
+    asks_whom_the_server_sees("2001:db8::9", 128, "[::1]:80")
 }
 
 #[test]

@@ -10,8 +10,7 @@ use handover_core::rolling::name_aside;
 use tokio::sync::oneshot;
 
 use super::gate::ContainerEvents;
-use super::replace::Hands;
-use super::rolling::found;
+use super::replace::{Hands, found};
 use crate::engine_proxy::HeldCall;
 use crate::event::DrainSummary;
 use crate::failure::{Exit, Failure, Result};

@@ -102,7 +102,7 @@ impl<'a> HandOver<'a> {
             }
             let cutting_back = deploy.cut_back(guard, standin, &leads, inside, &mut proof);
             match inside {
-                Some(inside) => inside.watching(cutting_back).await?,
+                Some(inside) => inside.switch.watching(cutting_back).await?,
                 None => cutting_back.await?,
             }
             if let Some(inside) = inside {

@@ -205,14 +205,6 @@ impl<'a> Inside<'a> {
         Ok(())
     }
 
-    /// Watches, while something else is done, whether anybody still uses addresses that go away: the wait for that is shorter then.
-    pub(super) async fn watching<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            done = work => done,
-            failure = self.switch.watch() => Err(failure),
-        }
-    }
-
     /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
     pub(super) async fn end(&self) -> Result<u64> {
         // The real containers have learnt no address that is gone: what they called was led only while others were not ready.
@@ -222,7 +214,7 @@ impl<'a> Inside<'a> {
         let led: u64 =
             counted.filter(|((peer, _), _)| !real.values().any(|name| name == peer)).map(|(_, count)| count).sum();
         if led > 0 {
-            self.deploy.until_unused(&self.switch).await?;
+            self.deploy.until_unused(&self.switch, false).await?;
         }
         Ok(led)
     }

@@ -8,21 +8,27 @@ use crate::engine::Engine;
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
-/// Loads the project and connects to the engine.
+/// Loads the project and connects to the engine. Whether Compose is new enough is only asked where its words make no sense: whoever
+/// goes on asks that.
 pub(crate) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<(Project, Engine)> {
     let _waiting = events.waiting();
-    let (version, config, hashes, engine) =
-        tokio::join!(compose.version(), compose.config(), compose.hashes(), Engine::connect(args, events.clone()));
-    version?;
-    let json = config?;
-    let project = Project::parse(&json, &hashes?, separator(args)).map_err(|error| match error {
+    let (config, hashes, engine) =
+        tokio::join!(compose.config(), compose.hashes(), Engine::connect(args, events.clone()));
+    let project = config.and_then(|config| parse(&config, &hashes?, args));
+    match project {
+        Ok(project) => Ok((project, engine?)),
+        Err(failure) => Err(compose.version().await.err().unwrap_or(failure)),
+    }
+}
+
+fn parse(config: &str, hashes: &str, args: &ProjectArgs) -> Result<Project> {
+    Project::parse(config, hashes, separator(args)).map_err(|error| match error {
         ProjectError::Settings(wrong) => {
             let hint = wrong.hint.clone();
             Failure::new(Exit::Project, wrong.to_string()).hint(hint)
         }
         other => Failure::new(Exit::Project, other.to_string()),
-    })?;
-    Ok((project, engine?))
+    })
 }
 
 /// What Compose puts between project, service and number in names: `_` if `COMPOSE_COMPATIBILITY` says so, in the environment

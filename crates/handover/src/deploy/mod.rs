@@ -19,6 +19,7 @@ mod roll_back;
 mod rolling;
 mod routers;
 mod settle;
+mod settle_rolling;
 mod standin;
 mod steps;
 mod switch;
@@ -47,7 +48,7 @@ type Outcome<T> = std::result::Result<T, Vec<Failure>>;
 pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
     let compose = Compose::new(project_args.clone());
     let (project, engine) = load::load(&compose, &project_args, events).await.map_err(one)?;
-    let observed = observe(&compose, &engine, &project, args.remove_orphans).await?;
+    let observed = first_look(&compose, &engine, &project, args.remove_orphans).await?;
     let mut plan = make_plan(&project, &observed, &request(args));
     evidence::add(&mut plan, &project, &observed, &engine).await;
     Ok(plan)
@@ -127,7 +128,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
     let request = request(&args.plan);
     let selected = selected_services(&project, &request.services).map_err(|refusal| vec![Failure::from(&refusal)])?;
 
-    let observing = observe(&compose, &engine, &project, request.remove_orphans);
+    let observing = first_look(&compose, &engine, &project, request.remove_orphans);
     let mut observed = events.step(Step::Observe, observing).await?;
     if images::make_available(&compose, &project, &observed, &selected, args, events).await.map_err(one)? {
         observed = observe(&compose, &engine, &project, request.remove_orphans).await?;
@@ -214,6 +215,14 @@ fn request(args: &PlanArgs) -> Request {
         remove_orphans: args.remove_orphans,
         allow_interruption: args.allow_interruption,
     }
+}
+
+/// Looks at the engine, and asks Compose meanwhile whether it is new enough: with what loads the project it would be a third process
+/// on what may be two cores.
+async fn first_look(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
+    let (observed, version) = tokio::join!(observe(compose, engine, project, orphans), compose.version());
+    version.map_err(one)?;
+    observed
 }
 
 /// Looks at the engine. Where orphans are to be removed, containers of services that a profile hides are not among them, as

@@ -13,7 +13,6 @@ use handover_host::protocol::{Listeners, SessionOp};
 
 use super::drain::Drains;
 use super::gate::{ContainerEvents, Gate};
-use super::rolling::found;
 use super::routers::Routers;
 use super::steps::Deploy;
 use super::switch::Switch;
@@ -210,4 +209,10 @@ impl Deploy {
         let reachable = found.listeners.into_iter().filter(|one| !one.address.is_loopback());
         Ok(reachable.map(|one| (one.port, one.protocol)).collect())
     }
+}
+
+/// A container of the user's as the engine has it now; an error if it is gone.
+pub(super) async fn found(deploy: &Deploy, id: &str, name: &str) -> Result<Inspected> {
+    let found = deploy.engine.inspect(id).await?;
+    found.ok_or_else(|| Failure::new(Exit::DeployFailed, format!("{name} is gone")).because("somebody else removed it"))
 }

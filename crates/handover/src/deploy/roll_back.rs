@@ -18,8 +18,7 @@ use handover_core::update_config::Order;
 
 use super::drain::Drains;
 use super::gate::ContainerEvents;
-use super::replace::Hands;
-use super::rolling::found;
+use super::replace::{Hands, found};
 use super::steps::Deploy;
 use crate::engine::Inspected;
 use crate::event::Event;

@@ -2,7 +2,6 @@
 //! one has been started by us, has passed its gate, has the traffic, and the old one has drained; then it goes on. Where Compose has
 //! to start the new one itself, it is told at once that the old one is gone, and its call to start waits in place of that.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::time::Duration;
@@ -12,35 +11,17 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use handover_core::observation::{Container, Observation};
 use handover_core::plan::{Action, ComposeStarts, Plan, RollingPlan};
-use handover_core::project::Service;
-use handover_core::rolling::{Batches, Next, name_aside, temporary_name};
-use handover_core::switch::Protocol;
-use handover_core::wire::{Containers, Ending};
+use handover_core::rolling::{Batches, Next, name_aside};
+use handover_core::wire::Ending;
 use tokio::sync::oneshot;
 
 use super::inside::Inside;
 use super::replace::Hands;
 use super::roll_back::GoesBack;
-use super::routers::Routers;
 use super::steps::Deploy;
-use super::switch::Switch;
-use super::{kept_leads, settle};
-use crate::engine::Inspected;
-use crate::engine_proxy::{Call, EngineProxy, HeldCall, Wants};
-use crate::event::{DrainSummary, Event, Step};
+use crate::engine_proxy::{Call, HeldCall, Wants};
+use crate::event::{DrainSummary, Event};
 use crate::failure::{Exit, Failure, Result};
-use crate::interrupt::Interrupt;
-
-/// What came of rolling.
-#[derive(Debug, Default)]
-pub(super) struct Rolled {
-    /// From the start until all new connections went to new containers.
-    pub(super) live: Option<Duration>,
-    /// Connections that were led.
-    pub(super) led: u64,
-    /// What was done with connections under way.
-    pub(super) drained: DrainSummary,
-}
 
 /// A container that Compose wants to end, or whose successor it wants to start.
 struct Wanted {
@@ -69,7 +50,7 @@ enum Ended {
 type Work<'a> = FuturesUnordered<LocalBoxFuture<'a, Ended>>;
 
 /// Compose at work, with what it was told so far.
-struct Roll<'a> {
+pub(super) struct Roll<'a> {
     deploy: &'a Deploy,
     plan: &'a Plan,
     observed: &'a Observation,
@@ -78,7 +59,7 @@ struct Roll<'a> {
     hands: &'a Hands<'a>,
     batches: BTreeMap<String, Batches<Wanted>>,
     /// New containers by the old ones that they replace.
-    new_of: BTreeMap<String, String>,
+    pub(super) new_of: BTreeMap<String, String>,
     /// Services of new containers that nothing is replaced by, by id.
     joining: BTreeMap<String, String>,
     /// Those of them that have been started.
@@ -97,61 +78,25 @@ struct Roll<'a> {
     hooks: Vec<(String, oneshot::Sender<bool>)>,
     /// Calls that are refused once nothing else is under way: Compose gives everything up at the first refusal.
     refusals: Vec<(HeldCall, String)>,
-    rolled: Rolled,
-    failure: Option<Failure>,
+    /// What was done with connections under way.
+    pub(super) drained: DrainSummary,
+    pub(super) failure: Option<Failure>,
 }
 
-impl Deploy {
-    /// `docker compose up -d`, with the services that the plan rolls replaced container by container. May be repeated. A
-    /// failure leaves each container either as it was or replaced, under its final name.
-    pub(super) async fn settle_rolling(
-        &self,
-        plan: &Plan,
-        observed: &Observation,
-        interrupt: &Interrupt,
-        inside: Option<&Inside<'_>>,
-    ) -> Result<Rolled> {
-        let services: BTreeSet<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
-        let old = || observed.containers.iter().filter(|container| services.contains(container.service.as_str()));
-        let networks = old().flat_map(|container| container.networks.keys().cloned()).collect();
-        let served =
-            services.iter().filter_map(|name| self.project.services.get(*name)).flat_map(Service::served_ports);
-        let udp = served.into_iter().any(|(_, protocol)| protocol == Protocol::Udp);
-        let own = match inside {
-            Some(_) => None,
-            None => {
-                let kept = kept_leads::kept(self, observed).await?;
-                let own = Switch::begin(&self.engine, &self.session, observed, networks, &[], udp, &kept).await?;
-                kept_leads::end_keeper(self, observed).await?;
-                Some(own)
-            }
-        };
-        let switch = inside.map(|inside| &inside.switch).or(own.as_ref());
-        let switch = switch.ok_or_else(|| Failure::new(Exit::Engine, "nothing leads the traffic"))?;
-        let serving = Cell::new(old().filter(|container| container.running).count());
-        let routers = Routers::open(self, plan, observed).await.map_err(first)?;
-        let hands = Hands {
-            deploy: self,
-            observed,
-            switch,
-            routers: &routers,
-            interrupt: Some(interrupt),
-            serving,
-            live: Cell::default(),
-        };
-        let held = Containers::holding(observed.containers.iter().map(|one| (one.id.clone(), one.name.clone())));
-        let (proxy, calls) = EngineProxy::open(&self.engine, held)?;
-        let compose = self.compose.through(proxy.host());
+impl<'a> Roll<'a> {
+    /// Nothing has been heard yet. `inside`: the clients inside of a stand-in.
+    pub(super) fn new(hands: &'a Hands<'a>, plan: &'a Plan, inside: Option<&'a Inside<'a>>) -> Self {
+        let (deploy, observed) = (hands.deploy, hands.observed);
         let batches = plan.rolling.iter().map(|rolling| {
             let all = observed.of_service(&rolling.service).filter(|container| container.running).count();
             (rolling.service.clone(), Batches::new(rolling.update.clone(), all))
         });
-        let mut roll = Roll {
-            deploy: self,
+        Self {
+            deploy,
             plan,
             observed,
             inside,
-            hands: &hands,
+            hands,
             batches: batches.collect(),
             new_of: BTreeMap::new(),
             joining: BTreeMap::new(),
@@ -163,80 +108,13 @@ impl Deploy {
             back: BTreeSet::new(),
             hooks: Vec::new(),
             refusals: Vec::new(),
-            rolled: Rolled::default(),
+            drained: DrainSummary::default(),
             failure: None,
-        };
-        let up = settle::settle(&compose, plan, &self.args, &self.events);
-        let step = if plan.rolling.is_empty() { Step::Settle } else { Step::Roll };
-        let settled = self.events.step(step, roll.follow(up, calls)).await;
-        drop(proxy);
-        let is_rolled = |old: &str| roll.service_of(old).is_some_and(|service| services.contains(service));
-        for (old, new) in roll.new_of.iter().filter(|(old, _)| is_rolled(old) && !roll.goes_back(old)) {
-            hands.mend(old, new).await?;
         }
-        let back = roll.services_that_go_back();
-        if !back.is_empty() {
-            let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-            let routers = &routers;
-            let hands = Hands { deploy: self, observed, switch, routers, interrupt: None, serving, live };
-            let going_back = async {
-                for service in back {
-                    hands.roll_back(service).await?;
-                }
-                Ok(())
-            };
-            self.events.step(Step::Back, hands.noticing(going_back)).await.map_err(not_gone_back)?;
-        }
-        let Roll { mut rolled, failure, .. } = roll;
-        if let Some(failure) = failure.or(settled.err()) {
-            // A proxy may have learnt the addresses of containers that were taken back.
-            if let Err(left) = self.until_unused(switch).await {
-                self.events.emit(Event::Note(left.why.unwrap_or(left.what)));
-            }
-            return Err(failure);
-        }
-        // With clients inside, this comes when the stand-in is gone.
-        if inside.is_none() {
-            self.reload_nginx(switch, &routers.containers()).await;
-            self.until_unused(switch).await?;
-        }
-        routers.note_left(self).await;
-        rolled.live = hands.live.get();
-        rolled.led = switch.led().await?;
-        Ok(rolled)
     }
-}
 
-impl Deploy {
-    /// Makes whole what an earlier run of ours, or of Compose, left half-replaced: containers under their temporary names.
-    pub(super) async fn mend_half_replaced(&self, observed: &Observation, interrupt: &Interrupt) -> Result<()> {
-        self.events
-            .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
-        let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, &[], false, &[]).await?;
-        let (serving, live) = (Cell::new(usize::MAX), Cell::default());
-        let routers = Routers::default();
-        let interrupt = Some(interrupt);
-        let hands = Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live };
-        for half in &observed.half_replaced {
-            if let Some((old, _)) = temporary_name(&half.name) {
-                hands.mend(old, &half.id).await?;
-            }
-        }
-        // A router may have been told of what is gone now.
-        self.reload_nginx(&switch, &BTreeSet::new()).await;
-        self.until_unused(&switch).await
-    }
-}
-
-/// Only what was in order at preflight and is not any more fails here.
-fn first(failures: Vec<Failure>) -> Failure {
-    failures.into_iter().next().unwrap_or_else(|| Failure::new(Exit::Host, "a router cannot be told"))
-}
-
-impl<'a> Roll<'a> {
     /// Answers Compose's calls until it has ended, and ends what was begun.
-    async fn follow(
+    pub(super) async fn follow(
         &mut self,
         up: impl Future<Output = Result<()>>,
         mut calls: tokio::sync::mpsc::UnboundedReceiver<Call>,
@@ -353,16 +231,16 @@ impl<'a> Roll<'a> {
         self.rolling(service).is_some_and(|rolling| rolling.update.rolls_back())
     }
 
-    fn service_of(&self, id: &str) -> Option<&'a str> {
+    pub(super) fn service_of(&self, id: &str) -> Option<&'a str> {
         self.observed.containers.iter().find(|one| one.id == id).map(|one| one.service.as_str())
     }
 
     /// Whether an old container is kept and its service goes back.
-    fn goes_back(&self, old: &str) -> bool {
+    pub(super) fn goes_back(&self, old: &str) -> bool {
         self.aside.contains(old) && self.service_of(old).is_some_and(|service| self.back.contains(service))
     }
 
-    fn services_that_go_back(&self) -> Vec<GoesBack<'a>> {
+    pub(super) fn services_that_go_back(&self) -> Vec<GoesBack<'a>> {
         let kept = |service: &str| {
             let all = self.observed.containers.iter();
             let old = all.filter(|old| old.service == service && self.aside.contains(&old.id));
@@ -527,7 +405,7 @@ impl<'a> Roll<'a> {
                 self.fail_one(&service, failure, work);
             }
             Ended::Succeeded { old, service, outcome: Ok(drained) } => {
-                self.rolled.drained.add(&drained);
+                self.drained.add(&drained);
                 if self.is_kept(&service) {
                     self.aside.insert(old);
                 }
@@ -535,7 +413,7 @@ impl<'a> Roll<'a> {
             }
             Ended::Succeeded { service, outcome: Err(failure), .. } => self.fail_one(&service, failure, work),
             Ended::Replaced { service, call, outcome: Ok(drained) } => {
-                self.rolled.drained.add(&drained);
+                self.drained.add(&drained);
                 if let Some(new) = self.new_of.get(&call.container) {
                     self.to_rename.insert(new.clone(), service);
                 }
@@ -575,22 +453,4 @@ impl<'a> Roll<'a> {
             self.refusals.drain(..).for_each(|(call, why)| call.refuse(why));
         }
     }
-}
-
-/// What was replaced serves on where it could not be taken back.
-fn not_gone_back(failure: Failure) -> Failure {
-    let why = failure.why.map_or(failure.what.clone(), |why| format!("{}: {why}", failure.what));
-    Failure {
-        exit: Exit::Unfinished,
-        what: "not all containers could go back to the old version; those that could not serve the new one".to_owned(),
-        why: Some(why),
-        hint: Some("run handover up again, with a version that starts".to_owned()),
-        logs: failure.logs,
-    }
-}
-
-/// A container of the user's as the engine has it now; an error if it is gone.
-pub(super) async fn found(deploy: &Deploy, id: &str, name: &str) -> Result<Inspected> {
-    let found = deploy.engine.inspect(id).await?;
-    found.ok_or_else(|| Failure::new(Exit::DeployFailed, format!("{name} is gone")).because("somebody else removed it"))
 }

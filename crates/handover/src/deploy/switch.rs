@@ -2,10 +2,12 @@
 //! namespace and on the host, at one instant for each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use handover_core::leads::{Addresses, Leads, Peer};
 use handover_core::observation::Observation;
 use handover_core::peer_switch::{AddressLead, ClosedNetwork, PeerTable, contains};
@@ -16,9 +18,6 @@ use crate::engine::{Engine, Inspected};
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;
 
-/// How long nobody may have used an address that is gone before its leads go: a proxy that finds containers by itself may
-/// notice a change that late (Traefik: up to 2 s).
-const NOTICED: Duration = Duration::from_secs(3);
 /// The kernel tells no one that a counter has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -141,6 +140,8 @@ impl Switch {
             state.leads = before;
             let _ = self.load(&mut state).await;
         }
+        // Who has called nobody before says nothing of those who may call this one.
+        state.used = None;
         loaded
     }
 
@@ -178,12 +179,12 @@ impl Switch {
         peers.map(|(id, peer)| (id.clone(), peer.name.clone())).collect()
     }
 
-    /// Waits until nobody has opened a connection to an address that is led for as long as a proxy may need to notice, at most
-    /// until the deadline. What was watched before counts.
-    pub(super) async fn until_quiet(&self, deadline: Duration) -> Result<()> {
+    /// Waits until nobody has opened a connection to an address that is led for so long, at most until the deadline. What was
+    /// watched before counts.
+    pub(super) async fn until_quiet(&self, quiet: Duration, deadline: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
-            let left = NOTICED.saturating_sub(self.unused_for().await?);
+            let left = quiet.saturating_sub(self.unused_for().await?);
             if left.is_zero() || began.elapsed() >= deadline || self.state.lock().await.leads.is_empty() {
                 return Ok(());
             }
@@ -191,12 +192,19 @@ impl Switch {
         }
     }
 
-    /// Watches whether anybody opens connections to addresses that are led; ends only if that fails.
-    pub(super) async fn watch(&self) -> Failure {
+    /// Watches, while something else is done, whether anybody opens connections to addresses that are led: the wait for that is
+    /// shorter then.
+    pub(super) async fn watching<T>(&self, work: impl Future<Output = T>) -> T {
+        match select(pin!(work), pin!(self.watch())).await {
+            Either::Left((done, _)) => done,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    async fn watch(&self) -> Infallible {
         loop {
-            if let Err(failure) = self.unused_for().await {
-                return failure;
-            }
+            // What hinders is told by whoever waits afterwards.
+            let _ = self.unused_for().await;
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

@@ -15,6 +15,14 @@ use crate::engine::Role;
 use crate::event::{Event, Step};
 use crate::failure::{Failure, Result};
 
+/// How long nobody may have used an address that is gone before its leads go: a proxy that finds containers by itself may
+/// notice a change that late (Traefik: up to 2 s).
+const NOTICED: Duration = Duration::from_secs(3);
+
+/// The same where a router has confirmed that it does not use it: others find the service by its name, which leads nowhere else
+/// from the change on.
+const CONFIRMED: Duration = Duration::from_secs(1);
+
 /// No proxy that finds containers by itself takes longer to notice; who calls an address then will go on doing so.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -66,12 +74,12 @@ impl Deploy {
         try_join_all(drains).await.map(drop)
     }
 
-    /// Waits until proxies have noticed that the old addresses are gone. For who calls them nevertheless the leads are kept beyond
-    /// this deploy, and they are named.
-    pub(super) async fn until_unused(&self, switch: &Switch) -> Result<()> {
+    /// Waits until proxies have noticed that the old addresses are gone; `confirmed`: they have said so. For who calls them
+    /// nevertheless the leads are kept beyond this deploy, and they are named.
+    pub(super) async fn until_unused(&self, switch: &Switch, confirmed: bool) -> Result<()> {
         let _waiting = self.events.waiting();
         let waiting = async {
-            switch.until_quiet(LONGEST).await?;
+            switch.until_quiet(if confirmed { CONFIRMED } else { NOTICED }, LONGEST).await?;
             let before = switch.counted().await?;
             self.close_led(switch).await?;
             let after = switch.counted().await?;

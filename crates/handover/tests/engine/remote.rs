@@ -6,7 +6,7 @@ use handover_lab::load::{Kind, StreamSpec};
 
 use crate::harness::net::engine_over_tcp;
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
-use crate::harness::{Stack, assert_few_retries, assert_hardly_noticed};
+use crate::harness::{Stack, assert_few_retries};
 use crate::rolling::{requests, rolled};
 
 fn deploy_through(stack: &mut Stack, host: &str) {
@@ -65,7 +65,7 @@ fn a_service_is_rolled_on_an_engine_over_tcp_and_over_ssh() {
         stack.set("DOCKER_HOST", &host);
         let streams = requests(&stack);
         let (report, finished) = stack.hand_over(streams, &[]);
-        assert_hardly_noticed(&report);
+        report.assert_nothing_noticed();
         rolled(&finished);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::harness::proxies::{HEALTHCHECK, JOINS, LABELS, LABELS_OUTSIDE, NETWORK, TRAEFIK_OUTSIDE};
 use crate::harness::proxies::{app, behind_traefik, outside};
-use crate::harness::{Finished, Stack, assert_hardly_noticed, docker, finish, inspect};
+use crate::harness::{Finished, Stack, docker, finish, inspect};
 
 /// Every kind of short request, to this stack's port.
 pub(crate) fn requests(stack: &Stack) -> [StreamSpec; 4] {
@@ -42,7 +42,7 @@ fn nobody_notices_behind_traefik_in_the_same_project() {
     let (traefik, before) = (stack.container_id("traefik"), stack.container_id("app"));
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     let reason = rolled(&finished);
     assert!(reason.contains("traefik.enable"), "the plan does not name the label\n{finished}");
     let caller = format!("called now by {}-traefik-1 (", stack.name);
@@ -62,7 +62,7 @@ fn a_service_that_boots_slowly_gets_no_request_before_it_listens() {
     proxy.wait_http(proxy.port);
     let untouched = proxy.untouched();
     let (report, finished) = stack.hand_over(requests(&proxy), &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert!(rolled(&finished).contains("traefik."), "the plan does not name the label\n{finished}");
     untouched();
     assert_made_as_compose_makes_it(&stack);
@@ -74,7 +74,7 @@ fn an_application_that_drains_by_itself_is_left_to_do_so() {
     stack.start();
     let streams = requests(&stack);
     let (report, _) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_container_name_stays_the_same() {
     let before = inspect(&name)["Id"].clone();
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     assert_ne!(inspect(&name)["Id"], before);
     assert_made_as_compose_makes_it(&stack);
@@ -115,7 +115,7 @@ fn volumes_are_carried_over() {
     assert_eq!(before.len(), 2, "{before:?}");
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     assert_eq!(mounted(&stack), before);
     for volume in before {
@@ -156,7 +156,7 @@ networks: { back: }
         by_alias(Kind::Post, 10.0, "alias-post"),
     ];
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     assert_eq!(stack.container_id("caller"), caller, "the caller was touched");
     assert_made_as_compose_makes_it(&stack);
@@ -177,6 +177,6 @@ fn ten_deploys_in_a_row_lose_no_kept_alive_post() {
     let report = finish(load, "v11");
     // Those that Traefik keeps alive are handed on: not one may cross the drain.
     report.assert_no_failures();
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     stack.assert_done();
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::harness::proxies::HEALTHCHECK;
-use crate::harness::{Finished, Running, SOON, Stack, assert_hardly_noticed, docker_lines, inspect, wait_until};
+use crate::harness::{Finished, Running, SOON, Stack, docker_lines, inspect, wait_until};
 use crate::rolling::{requests, rolled};
 use crate::rolling_failures::{file, running};
 
@@ -49,7 +49,7 @@ fn goes_back(name: &str, deploy: &str) -> Finished {
     let report = load.stop();
     rolled(&finished);
     assert!(goes_on, "{}\n{finished}", report.table());
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert!(report.first_seen("v2").is_some(), "none was replaced\n{}\n{finished}", report.table());
     let names = [1, 2, 3].map(|number| format!("{}-app-{number}", stack.name));
     assert_eq!(before.keys().cloned().collect::<Vec<_>>(), names);
@@ -84,7 +84,7 @@ fn a_version_that_is_good_leaves_no_container_that_was_kept() {
     stack.compose_file(&good);
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     assert_eq!(app(&stack).len(), 3, "{finished}");
 }
@@ -129,7 +129,7 @@ fn failures_within_the_ratio_stop_nothing() {
     });
     stack.write("flag/good", "");
     let finished = up.finish().expect_code(1);
-    assert_hardly_noticed(&crate::harness::finish(load, "v2"));
+    crate::harness::finish(load, "v2").assert_nothing_noticed();
     rolled(&finished);
     let after = app(&stack);
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{finished}");

@@ -3,9 +3,7 @@
 use handover_lab::load::Kind;
 
 use crate::harness::proxies::{HEALTHCHECK, LABELS, TRAEFIK, app, behind_traefik};
-use crate::harness::{
-    Finished, Running, SOON, Stack, assert_few_retries, assert_hardly_noticed, docker, few_crossed, finish,
-};
+use crate::harness::{Finished, Running, SOON, Stack, assert_few_retries, docker, finish};
 use crate::rolling::{requests, rolled};
 
 /// The compose file of a service behind Traefik.
@@ -36,16 +34,16 @@ pub(crate) fn refused(stack: &mut Stack, bad: &str, good: &str, args: &[&str], l
     let finished = finished.expect_code(1);
     rolled(&finished);
     assert!(goes_on, "{}\n{finished}", report.table());
-    if let Some(failures) = report.failures().filter(|_| !few_crossed(&report)) {
+    if let Some(failures) = report.failures() {
         panic!("{failures}\n{finished}");
     }
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert_eq!(report.first_seen("v2").is_some(), live, "{}\n{finished}", report.table());
     untouched();
     stack.assert_nothing_left();
     stack.compose_file(good);
     let streams = [stack.stream(Kind::New, 20.0)];
-    assert_hardly_noticed(&stack.hand_over(streams, &[]).0);
+    stack.hand_over(streams, &[]).0.assert_nothing_noticed();
     finished
 }
 
@@ -110,7 +108,7 @@ fn a_version_that_dies_while_it_is_watched_is_taken_back() {
     stack.assert_nothing_left();
     stack.compose_file(&good);
     let streams = [stack.stream(Kind::New, 20.0)];
-    assert_hardly_noticed(&stack.hand_over(streams, &[]).0);
+    stack.hand_over(streams, &[]).0.assert_nothing_noticed();
 }
 
 #[test]
@@ -155,7 +153,7 @@ fn an_interrupt_before_traffic_moves_leaves_everything_as_it_was() {
     up.signal("INT");
     let finished = up.finish().expect_code(130);
     let report = load.stop();
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert!(report.first_seen("v2").is_none(), "{}\n{finished}", report.table());
     untouched();
     stack.assert_nothing_left();
@@ -181,7 +179,7 @@ fn a_peer_that_goes_away_while_it_is_led_is_no_hindrance() {
     wait_for_the_new_one(&stack);
     docker(&["kill", &stack.container_id("peer")]);
     up.finish().expect_success();
-    assert_hardly_noticed(&finish(load, "v2"));
+    finish(load, "v2").assert_nothing_noticed();
     stack.assert_nothing_left();
 }
 
@@ -220,10 +218,10 @@ fn compose_killed(name: &str, when: When) {
     stack.assert_nothing_left();
     let finished = stack.up(&[]).expect_success();
     let report = finish(load, "v2");
-    if let Some(failures) = report.failures().filter(|_| !few_crossed(&report)) {
+    if let Some(failures) = report.failures() {
         panic!("{failures}\n{finished}");
     }
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     stack.set("VERSION", "v2");
     stack.assert_done();
 }

@@ -1,7 +1,7 @@
 //! Services for which Compose does something only when it starts a container itself: it does.
 
+use crate::harness::Stack;
 use crate::harness::proxies::{HEALTHCHECK, LABELS, TRAEFIK};
-use crate::harness::{Stack, assert_hardly_noticed};
 use crate::rolling::{requests, rolled};
 use crate::rolling_failures::{file, refused};
 
@@ -22,7 +22,7 @@ fn comes_out_whole(name: &str, text: &str) {
     let before = stack.container_ids();
     let streams = requests(&stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     let after = stack.container_ids();
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{finished}");

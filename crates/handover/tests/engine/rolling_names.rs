@@ -3,7 +3,7 @@
 use handover_lab::load::Kind;
 
 use crate::harness::proxies::{JOINS, NETWORK, app, outside};
-use crate::harness::{Finished, assert_hardly_noticed, docker_lines};
+use crate::harness::{Finished, docker_lines};
 use crate::rolling::{requests, rolled};
 
 /// Deploys `app` behind this proxy under load; nobody notices, and the proxy is not touched.
@@ -15,7 +15,7 @@ fn nobody_notices(name: &str, image: &str, proxy: &str, files: &[(&str, &str)]) 
     proxies.wait_http(proxies.port);
     let untouched = proxies.untouched();
     let (report, finished) = stack.hand_over(requests(&proxies), &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert!(rolled(&finished).contains("shares network"), "the plan does not name the network\n{finished}");
     untouched();
     finished
@@ -103,12 +103,12 @@ http {
     proxies.wait_http(proxies.port);
     let untouched = proxies.untouched();
     let (report, finished) = stack.hand_over(requests(&proxies), &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     untouched();
     let load = stack.load([proxies.stream(Kind::New, 30.0)]);
     assert!(load.wait_for(crate::harness::SOON, |progress| progress.total.ok > 20), "{}", load.stop().table());
-    assert_hardly_noticed(&load.stop());
+    load.stop().assert_nothing_noticed();
     let logs = docker_lines(&["logs", &proxies.container_id("nginx")]);
     assert!(!logs.iter().any(|line| line.contains("emerg")), "{logs:?}");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
-use crate::harness::{Finished, Running, Stack, assert_hardly_noticed};
+use crate::harness::{Finished, Running, Stack};
 use crate::rolling::{requests, rolled};
 
 /// Listens to which containers of `app` run.
@@ -66,7 +66,7 @@ fn nobody_notices(stack: &mut Stack, most: usize) -> (Vec<String>, Finished) {
     let watch = Watch::begin(stack);
     let streams = requests(stack);
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     rolled(&finished);
     let seen = watch.most();
     assert!(seen <= most, "{seen} ran at once\n{finished}");
@@ -125,7 +125,7 @@ fn more_containers_that_boot_slowly_get_no_request_before_they_listen() {
     let load = stack.load(requests(&stack));
     stack.set("REPLICAS", "3");
     let finished = stack.up(&["--output", "json"]).expect_success();
-    assert_hardly_noticed(&load.stop());
+    load.stop().assert_nothing_noticed();
     assert_eq!(names(&stack), ["1", "2", "3"], "{finished}");
     stack.assert_done();
 }
@@ -137,7 +137,7 @@ fn one_of_more_that_never_listens_is_removed_again() {
     let load = stack.load(requests(&stack));
     stack.set("REPLICAS", "2");
     let finished = stack.up(&["--output", "json", "--gate-timeout", "1s"]).expect_code(1);
-    assert_hardly_noticed(&load.stop());
+    load.stop().assert_nothing_noticed();
     assert_eq!((names(&stack), stack.container_id("app")), (vec!["1".to_owned()], first), "{finished}");
     stack.assert_nothing_left();
 }
@@ -168,7 +168,7 @@ fn another_number_of_containers_alone() {
         let load = stack.load(requests(&stack));
         stack.set("REPLICAS", count);
         let finished = stack.up(&["--output", "json"]).expect_success();
-        assert_hardly_noticed(&load.stop());
+        load.stop().assert_nothing_noticed();
         assert_eq!(finished.event("plan")["services"][0]["action"], "scale", "{finished}");
         stack.assert_done();
         assert_eq!(names(&stack), after, "{finished}");

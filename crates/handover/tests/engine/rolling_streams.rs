@@ -2,7 +2,6 @@
 
 use handover_lab::load::Kind;
 
-use crate::harness::assert_hardly_noticed;
 use crate::harness::finish;
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
 use crate::rolling::rolled;
@@ -18,7 +17,7 @@ fn websocket_sessions_and_downloads_under_way_survive() {
         stack.stream(Kind::Post, 10.0),
     ];
     let (report, finished) = stack.hand_over(streams, &[]);
-    assert_hardly_noticed(&report);
+    report.assert_nothing_noticed();
     assert_eq!(finished.event("proof")["cut"], serde_json::json!([]), "{finished}");
 }
 

@@ -116,7 +116,7 @@ fn sessions_failed(report: &Report) -> u64 {
     phases.map(|stats| stats.failed + stats.cut).sum()
 }
 
-fn errors(report: &Report) -> Vec<String> {
+pub(super) fn errors(report: &Report) -> Vec<String> {
     let of_all = report.streams.iter().flat_map(|stream| stream.errors.iter().map(move |error| (stream, error)));
     of_all
         .map(|(stream, error)| {

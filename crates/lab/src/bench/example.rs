@@ -125,7 +125,7 @@ impl Example {
     /// The command that deploys the new version.
     pub(super) fn deploy(&self, method: Method) -> Command {
         let mut command = match method {
-            Method::Handover => self.handover(),
+            Method::Handover => self.handover(NEW),
             Method::Compose => {
                 let mut command = self.compose(NEW);
                 command.args(["up", "-d"]);
@@ -148,12 +148,13 @@ impl Example {
         command
     }
 
-    pub(super) fn handover(&self) -> Command {
+    /// `handover up`, for this version.
+    pub(super) fn handover(&self, version: &str) -> Command {
         let mut command = Command::new(&self.handover);
         command.arg("up").args(&self.options).args(["--output", "json"]);
         command.args(if self.pulls { &["--pull", "always"][..] } else { &[] });
         command.args(self.alone_deployed());
-        self.in_environment(command, NEW)
+        self.in_environment(command, version)
     }
 
     /// The service that a deploy names, where it is not of the whole project.

@@ -19,6 +19,8 @@ pub struct Results {
     pub bring_ups: Vec<BringUp>,
     /// A deploy that has nothing to do.
     pub unchanged: Option<Unchanged>,
+    /// Deploys in a row.
+    pub in_a_row: Option<InARow>,
 }
 
 /// Where it was measured.
@@ -143,6 +145,27 @@ pub struct Unchanged {
     pub compose_s: Vec<f64>,
     /// Highest resident memory of handover.
     pub peak_kib: u64,
+}
+
+/// Deploys in a row behind Traefik, under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InARow {
+    /// How many deploys.
+    pub deploys: usize,
+    /// All of them, in seconds.
+    pub wall_s: f64,
+    /// Requests that were made from before the first to after the last.
+    pub requests: u64,
+    /// Of these failed.
+    pub failed: u64,
+    /// Kept-alive requests that had to be sent twice.
+    pub retried: u64,
+    /// Long connections that were cut.
+    pub cut: u64,
+    /// The longest gap between two good answers of a stream, beyond its schedule, in milliseconds.
+    pub gap_ms: f64,
+    /// What failed, with its words.
+    pub errors: Vec<String>,
 }
 
 impl Round {

@@ -6,6 +6,7 @@
 mod deploy;
 mod engine;
 mod example;
+mod in_a_row;
 mod measure;
 mod process;
 mod table;
@@ -15,7 +16,7 @@ mod yardstick;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use measure::{BringUp, Machine, Method, Results, Round, Step, Unchanged};
+pub use measure::{BringUp, InARow, Machine, Method, Results, Round, Step, Unchanged};
 
 use crate::load::LoadError;
 use engine::Engine;
@@ -43,6 +44,8 @@ pub struct BenchOptions {
     pub rest_s: f64,
     /// Services of the unchanged project; 0 leaves it out.
     pub unchanged_services: usize,
+    /// Deploys in a row behind Traefik; 0 leaves them out.
+    pub in_a_row: usize,
 }
 
 /// Why there are no results.
@@ -99,6 +102,9 @@ pub fn run(options: &BenchOptions, say: &dyn Fn(&str)) -> Result<Results> {
     }
     if options.unchanged_services > 0 {
         results.unchanged = Some(unchanged::measure(options, &logs, say)?);
+    }
+    if options.in_a_row > 0 {
+        results.in_a_row = Some(in_a_row::measure(&engine, options, &logs, say)?);
     }
     save(&results, options)?;
     Ok(results)

@@ -44,6 +44,21 @@ pub(super) fn render(results: &Results) -> String {
     for example in examples {
         render_example(&mut text, results, example);
     }
+    if let Some(row) = &results.in_a_row {
+        let title = format!("{} deploys in a row behind Traefik, one load", row.deploys);
+        let _ = writeln!(text, "\n| {title} | |\n|---|---|");
+        let rows = [
+            ("failed requests (target: 0)", count(row.failed as f64)),
+            ("retried keep-alive requests", count(row.retried as f64)),
+            ("long connections cut", count(row.cut as f64)),
+            ("requests made", count(row.requests as f64)),
+            ("longest gap beyond the schedule", milliseconds(row.gap_ms)),
+            ("all done", seconds(row.wall_s)),
+        ];
+        for (title, cell) in rows {
+            let _ = writeln!(text, "| {title} | {cell} |");
+        }
+    }
     if let Some(unchanged) = &results.unchanged {
         let [config, handover, compose] =
             [&unchanged.config_s, &unchanged.handover_s, &unchanged.compose_s].map(|walls| walls.clone());

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
-use super::example::{Example, Road};
+use super::example::{Example, NEW, Road};
 use super::{BenchOptions, Result, failed, io, process};
 use crate::load::Load;
 
@@ -44,7 +44,7 @@ impl Yardstick {
         if example.road == Road::StandIn {
             return Ok(Some(Self::StandIn(record(example, options, logs)?)));
         }
-        process::run(&mut example.handover(), logs, &format!("warm-up-{}", example.name))?;
+        process::run(&mut example.handover(NEW), logs, &format!("warm-up-{}", example.name))?;
         Ok(match example.road {
             Road::Rolling(name) => Some(Self::Service { name, project: format!("{}-idle", example.project) }),
             Road::StandIn | Road::Routed(_) => None,
@@ -110,7 +110,7 @@ fn record(example: &Example, options: &BenchOptions, logs: &Path) -> Result<Reco
     let recorder = plugins.join("docker-compose");
     fs::write(&recorder, RECORDER).map_err(io(format!("cannot write {}", recorder.display())))?;
     fs::set_permissions(&recorder, fs::Permissions::from_mode(0o755)).map_err(io(recorder.display().to_string()))?;
-    let mut command = example.handover();
+    let mut command = example.handover(NEW);
     command.env("DOCKER_CONFIG", &folder).env("RECORDER_TO", &folder).env("RECORDER_COMPOSE", plugin()?);
     process::run(&mut command, logs, &format!("record-{}", example.name))?;
 

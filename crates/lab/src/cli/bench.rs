@@ -37,6 +37,9 @@ pub(super) struct BenchArguments {
     /// Services of the project in which nothing has changed; 0 leaves it out
     #[arg(long, default_value_t = 50)]
     unchanged_services: usize,
+    /// Deploys in a row behind Traefik, under one load; 0 leaves them out
+    #[arg(long, default_value_t = 50)]
+    in_a_row: usize,
 }
 
 /// Measures, and prints the table.
@@ -51,6 +54,7 @@ pub(super) fn run(arguments: BenchArguments) -> ExitCode {
         rounds: arguments.rounds,
         rest_s: arguments.rest,
         unchanged_services: arguments.unchanged_services,
+        in_a_row: arguments.in_a_row,
     };
     match run_bench(&options, &|step| eprintln!("bench: {step}")) {
         Ok(results) => {

@@ -206,7 +206,7 @@ impl Stack {
         args: &[&str],
     ) -> (Report, Finished) {
         let (report, finished) = self.deploy(streams, args);
-        if let Some(failures) = report.failures().filter(|_| !few_crossed(&report)) {
+        if let Some(failures) = report.failures() {
             panic!("{failures}\n{finished}");
         }
         (report, finished)
@@ -387,39 +387,17 @@ pub(crate) fn finish(load: Load, version: &str) -> Report {
     report
 }
 
-/// Panics when more than a few requests had to be sent twice: those that crossed the close of a kept-alive connection on the
+/// Panics when a request failed, or more than a few had to be sent twice: those that crossed the close of a kept-alive connection on the
 /// wire, which takes microseconds; but the machine that runs these tests is busy.
 #[track_caller]
 pub(crate) fn assert_few_retries(report: &Report) {
-    if !few_crossed(report) {
-        report.assert_no_failures();
-    }
+    report.assert_no_failures();
     let (retried, requests) = (report.total_retried(), report.total_requests());
     assert!(
         retried * 200 <= requests.max(200),
         "{retried} of {requests} requests had to be sent twice\n{}",
         report.table()
     );
-}
-
-/// Panics when anything was noticed, but for a POST that crossed the close of a kept-alive connection on the wire (see
-/// [`few_crossed`]).
-#[track_caller]
-pub(crate) fn assert_hardly_noticed(report: &Report) {
-    if !few_crossed(report) {
-        report.assert_no_failures();
-    }
-    let (retried, cut) = (report.total.retried, report.total.cut);
-    assert!(retried + cut == 0, "{retried} retried, {cut} cut\n{}", report.table());
-}
-
-/// Whether all that failed is at most one POST in 500: no proxy may send one again that crossed the close of its connection.
-/// That takes microseconds, but the machine that runs these tests is busy.
-pub(crate) fn few_crossed(report: &Report) -> bool {
-    let posts = report.streams.iter().filter(|stream| stream.kind == Kind::Post);
-    let (crossed, posted) = posts
-        .fold((0, 0), |(failed, requests), stream| (failed + stream.total.failed, requests + stream.total.requests));
-    report.total.failed == crossed && crossed * 500 <= posted.max(500)
 }
 
 /// GET at `HOST:PORT`; the answer's head and body, if its status is 200.

@@ -53,7 +53,7 @@ pub(crate) const LABELS_OUTSIDE: &str = r#"
 pub(crate) const HEALTHCHECK: &str = r#"
     healthcheck:
       test: ["CMD", "/handover-lab", "healthcheck", "http://127.0.0.1/healthz"]
-      interval: 500ms
+      interval: 1s
       timeout: 2s
       retries: 3
 "#;
