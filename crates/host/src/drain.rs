@@ -48,6 +48,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     proceed: AtomicBool,
+    leave: AtomicBool,
     cancelled: AtomicBool,
 }
 
@@ -55,6 +56,11 @@ impl Control {
     /// Begin to close.
     pub(crate) fn proceed(&self) {
         self.proceed.store(true, Ordering::Relaxed);
+    }
+
+    /// Take no further connection.
+    pub(crate) fn leave(&self) {
+        self.leave.store(true, Ordering::Relaxed);
     }
 }
 
@@ -173,9 +179,14 @@ impl Draining {
                 self.hand_on.proceed();
                 self.closing_since = Some(self.now());
             }
+            let leaves = control.leave.load(Ordering::Relaxed);
             if let Some(since) = self.closing_since {
+                if leaves {
+                    self.connections.clear();
+                    self.survey_due = self.now() + SURVEY_EVERY;
+                }
                 self.close_idle()?;
-                if self.connections.is_empty() {
+                if self.connections.is_empty() && !leaves {
                     // Somebody may have come since the last survey.
                     self.survey()?;
                 }

@@ -171,6 +171,12 @@ pub enum SessionOp {
         /// `id` of the drain.
         request: u64,
     },
+    /// Lets a drain that closes leave all further connections alone: it ends once those that it has taken over have ended. Answers
+    /// `{}`; the same if it has ended.
+    Leave {
+        /// `id` of the drain.
+        request: u64,
+    },
     /// Deletes the connection tracking entries of UDP flows, so that their next packet is led anew. Answers
     /// [`Forgotten`].
     ForgetUdp {

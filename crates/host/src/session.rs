@@ -89,6 +89,12 @@ fn begin(request: Request<SessionOp>, requests: &Requests, peers: &Arc<Peers>, o
             }
             output.ok(id, &json!({}));
         }
+        SessionOp::Leave { request } => {
+            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
+                control.leave();
+            }
+            output.ok(id, &json!({}));
+        }
         op => {
             let (cancel, cancelled) = oneshot::channel();
             let control = matches!(op, SessionOp::Drain(_)).then(Arc::<Control>::default);
@@ -159,7 +165,7 @@ async fn answer(
             output.ok(id, &inside::converse(process, door, text).await?);
         }
         // Answered where they came in.
-        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } => {}
+        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } | SessionOp::Leave { .. } => {}
     }
     Ok(())
 }

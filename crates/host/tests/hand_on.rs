@@ -125,6 +125,26 @@ fn a_connection_that_is_not_used_again_is_closed() -> Outcome {
 }
 
 #[test]
+fn a_drain_that_is_to_leave_the_others_alone_ends_with_those_that_it_has_taken_over() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (mut session, drained) = listening(&namespace)?;
+    let stream = namespace.connect("127.0.0.1:80")?;
+    let client = std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+    session.send(json!({"proceed": {"request": drained}}))?;
+    assert!(client.join().is_ok_and(|answered| answered.is_some()));
+    session.ask(json!({"leave": {"request": drained}}))?;
+    let mut other = namespace.connect("127.0.0.1:80")?;
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!((&report["handed_on"], &report["left"]), (&json!(1), &json!([])), "{report}");
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = [0; 43];
+    other.read_exact(&mut answer)?;
+    assert!(answer.ends_with(b"old 0"), "{}", String::from_utf8_lossy(&answer));
+    Ok(())
+}
+
+#[test]
 fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;

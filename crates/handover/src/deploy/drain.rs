@@ -118,7 +118,7 @@ pub(super) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<(
     Ok(())
 }
 
-fn summary(report: &DrainReport) -> DrainSummary {
+pub(super) fn summary(report: &DrainReport) -> DrainSummary {
     DrainSummary {
         closed_idle: report.closed_idle as u64,
         handed_on: report.handed_on as u64,

@@ -12,6 +12,7 @@ use super::drain::Drains;
 use super::gate::ContainerEvents;
 use super::inside::Inside;
 use super::preflight::Host;
+use super::proxy_clients::ProxyClients;
 use super::standin::BringUp;
 use super::steps::{Deploy, unfinished};
 use super::{settle, standin};
@@ -100,13 +101,19 @@ impl<'a> HandOver<'a> {
             if let Some(inside) = inside {
                 inside.lead_to_real().await?;
             }
+            let proxies = match inside {
+                Some(inside) => inside.switch.nginx().await.into_iter().map(|(id, _)| id).collect(),
+                None => Vec::new(),
+            };
+            let clients = ProxyClients::listen(deploy, proxies).await;
             let cutting_back = deploy.cut_back(guard, standin, &leads, inside, &mut proof);
             match inside {
                 Some(inside) => inside.switch.watching(cutting_back).await?,
                 None => cutting_back.await?,
             }
             if let Some(inside) = inside {
-                proof.led.push(("clients inside".to_owned(), inside.end().await?));
+                proof.led.push(("clients inside".to_owned(), inside.end(&clients).await?));
+                proof.drained.add(&clients.finish().await);
             }
             settle::remove_old_code(&deploy.engine, plan).await;
             Ok(())

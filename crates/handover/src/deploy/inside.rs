@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::drain::Drains;
 use super::kept_leads;
+use super::proxy_clients::ProxyClients;
 use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Inspected;
@@ -206,10 +207,11 @@ impl<'a> Inside<'a> {
     }
 
     /// Waits until nobody uses addresses that are gone, if anybody was led at all; how many connections were.
-    pub(super) async fn end(&self) -> Result<u64> {
+    /// `clients`: those of proxies among them, to be spared.
+    pub(super) async fn end(&self, clients: &ProxyClients) -> Result<u64> {
         // The real containers have learnt no address that is gone: what they called was led only while others were not ready.
         let real = self.real.lock().await.clone();
-        self.deploy.reload_nginx(&self.switch, &real.keys().cloned().collect()).await;
+        self.deploy.reload_nginx(&self.switch, &real.keys().cloned().collect(), clients).await;
         let counted = self.switch.counted().await?.into_iter();
         let led: u64 =
             counted.filter(|((peer, _), _)| !real.values().any(|name| name == peer)).map(|(_, count)| count).sum();

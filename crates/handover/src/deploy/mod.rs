@@ -13,6 +13,7 @@ mod kept_leads;
 mod load;
 mod lock;
 mod preflight;
+mod proxy_clients;
 mod replace;
 mod resume;
 mod roll_back;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use handover_core::gate::State;
 use handover_core::observation::Observation;
@@ -10,6 +11,7 @@ use handover_core::rolling::temporary_name;
 use tokio::sync::Mutex;
 
 use super::Outcome;
+use super::proxy_clients::ProxyClients;
 use super::steps::Deploy;
 use crate::engine::Inspected;
 use crate::event::Event;
@@ -20,6 +22,8 @@ use crate::router::{self, Reach, Router};
 #[derive(Default)]
 pub(super) struct Routers {
     routed: BTreeMap<String, Routed>,
+    /// Their own clients, where they are spared.
+    clients: Option<Rc<ProxyClients>>,
 }
 
 /// A service and its router.
@@ -64,12 +68,23 @@ impl Routers {
                 Err(failure) => failures.push(of_service(&rolling.service, failure)),
             }
         }
-        if failures.is_empty() { Ok(Self { routed }) } else { Err(failures) }
+        if failures.is_empty() { Ok(Self { routed, clients: None }) } else { Err(failures) }
     }
 
     /// Ids of the containers that are told.
     pub(super) fn containers(&self) -> BTreeSet<String> {
         self.routed.values().flat_map(|routed| routed.router.containers()).collect()
+    }
+
+    /// Ids of those that close idle connections of their own clients when they are told.
+    pub(super) fn that_close_idle_clients(&self) -> BTreeSet<String> {
+        let closing = self.routed.values().filter(|routed| routed.router.closes_idle_clients());
+        closing.flat_map(|routed| routed.router.containers()).collect()
+    }
+
+    /// From now on these clients are spared.
+    pub(super) fn spare(&mut self, clients: &Rc<ProxyClients>) {
+        self.clients = Some(clients.clone());
     }
 
     /// A container has passed its gate and serves, in place of the one with its name if there is one.
@@ -100,7 +115,11 @@ impl Routers {
         told.clear();
         let as_before = ids(&wanted) == ids(&routed.before);
         let telling = if as_before { routed.router.restore(&containers) } else { routed.router.tell(&containers) };
-        telling.await.map_err(|failure| of_service(service, failure))?;
+        let telling = match &self.clients {
+            Some(clients) => clients.spared(&routed.router.containers(), telling).await,
+            None => telling.await,
+        };
+        telling.map_err(|failure| of_service(service, failure))?;
         *told = ids(&wanted);
         Ok(())
     }
@@ -145,7 +164,8 @@ impl Deploy {
     }
 }
 
-fn reach(deploy: &Deploy) -> Reach {
+/// What routers are reached with.
+pub(super) fn reach(deploy: &Deploy) -> Reach {
     Reach {
         engine: deploy.engine.clone(),
         session: deploy.session.clone(),

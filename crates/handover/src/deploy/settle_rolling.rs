@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use handover_core::observation::Observation;
@@ -12,6 +13,7 @@ use handover_core::switch::Protocol;
 use handover_core::wire::Containers;
 
 use super::inside::Inside;
+use super::proxy_clients::ProxyClients;
 use super::replace::Hands;
 use super::rolling::Roll;
 use super::routers::Routers;
@@ -62,7 +64,11 @@ impl Deploy {
         let switch = inside.map(|inside| &inside.switch).or(own.as_ref());
         let switch = switch.ok_or_else(|| Failure::new(Exit::Engine, "nothing leads the traffic"))?;
         let serving = Cell::new(old().filter(|container| container.running).count());
-        let routers = Routers::open(self, plan, observed).await.map_err(first)?;
+        let mut routers = Routers::open(self, plan, observed).await.map_err(first)?;
+        let reloaded = switch.nginx().await.into_iter().map(|(id, _)| id).filter(|_| inside.is_none());
+        let clients =
+            Rc::new(ProxyClients::listen(self, routers.that_close_idle_clients().into_iter().chain(reloaded)).await);
+        routers.spare(&clients);
         let hands = Hands {
             deploy: self,
             observed,
@@ -100,19 +106,21 @@ impl Deploy {
             };
             self.events.step(Step::Back, hands.noticing(going_back)).await.map_err(not_gone_back)?;
         }
-        let Roll { drained, failure, .. } = roll;
+        let Roll { mut drained, failure, .. } = roll;
         if let Some(failure) = failure.or(settled.err()) {
             // A proxy may have learnt the addresses of containers that were taken back.
             if let Err(left) = self.until_unused(switch, false).await {
                 self.events.emit(Event::Note(left.why.unwrap_or(left.what)));
             }
+            clients.finish().await;
             return Err(failure);
         }
         // With clients inside, this comes when the stand-in is gone.
         if inside.is_none() {
-            self.reload_nginx(switch, &routers.containers()).await;
+            self.reload_nginx(switch, &routers.containers(), &clients).await;
             self.until_unused(switch, routed).await?;
         }
+        drained.add(&clients.finish().await);
         routers.note_left(self).await;
         Ok(Rolled { live: hands.live.get(), led: switch.led().await?, drained })
     }
@@ -133,7 +141,8 @@ impl Deploy {
             }
         }
         // A router may have been told of what is gone now.
-        self.reload_nginx(&switch, &BTreeSet::new()).await;
+        let clients = ProxyClients::listen(self, []).await;
+        self.reload_nginx(&switch, &BTreeSet::new(), &clients).await;
         self.until_unused(&switch, false).await
     }
 }

@@ -9,11 +9,14 @@ use handover_core::switch::Protocol;
 use handover_host::protocol::{Drain, DrainReport, Listeners, SessionOp};
 
 use super::kept_leads;
+use super::proxy_clients::ProxyClients;
+use super::routers::reach;
 use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Role;
 use crate::event::{Event, Step};
 use crate::failure::{Failure, Result};
+use crate::router::nginx_process;
 
 /// How long nobody may have used an address that is gone before its leads go: a proxy that finds containers by itself may
 /// notice a change that late (Traefik: up to 2 s).
@@ -31,29 +34,28 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 impl Deploy {
     /// Lets every nginx among the peers resolve its names anew, but for those that were told: it does so only when it reads its
-    /// configuration. One whose configuration is broken is left alone, and named.
-    pub(super) async fn reload_nginx(&self, switch: &Switch, told: &BTreeSet<String>) {
+    /// configuration. One whose configuration is broken is left alone, and named. `clients`: theirs, to be spared.
+    pub(super) async fn reload_nginx(&self, switch: &Switch, told: &BTreeSet<String>, clients: &ProxyClients) {
+        let reach = reach(self);
         for (id, name) in switch.nginx().await.into_iter().filter(|(id, _)| !told.contains(id)) {
-            let reloaded = async {
-                let (code, printed) = self.engine.exec(&id, &["nginx", "-t"]).await?;
-                if code != 0 {
-                    return Ok::<_, Failure>(Err(printed));
-                }
-                let (code, printed) = self.engine.exec(&id, &["nginx", "-s", "reload"]).await?;
-                Ok(if code == 0 { Ok(()) } else { Err(printed) })
+            let reloading = async {
+                let Some(container) = self.engine.inspect(&id).await? else { return Ok(false) };
+                nginx_process::test(&reach, &container).await?;
+                nginx_process::reload(&reach, &container).await?;
+                Ok::<_, Failure>(true)
             };
-            let why = match reloaded.await {
-                Ok(Ok(())) => {
-                    self.events.emit(Event::Reloaded { peer: name });
-                    continue;
+            match clients.spared(std::slice::from_ref(&id), reloading).await {
+                Ok(true) => self.events.emit(Event::Reloaded { peer: name }),
+                // It has ended meanwhile, and resolves them when it starts.
+                Ok(false) => {}
+                Err(failure) => {
+                    let why = failure.why.unwrap_or(failure.what).replace('\n', "; ");
+                    self.events.emit(Event::Note(format!(
+                        "{name} runs nginx, which resolves names once, and it cannot be reloaded ({why}): reload it, or it goes on \
+                         calling an address that is gone"
+                    )));
                 }
-                Ok(Err(printed)) => printed.trim().replace('\n', "; "),
-                Err(failure) => failure.why.unwrap_or(failure.what),
-            };
-            self.events.emit(Event::Note(format!(
-                "{name} runs nginx, which resolves names once, and it cannot be reloaded ({why}): reload it, or it goes on \
-                 calling an address that is gone"
-            )));
+            }
         }
     }
 

@@ -140,6 +140,10 @@ impl Router for Caddy {
         self.proxies.iter().map(|proxy| proxy.id.clone()).collect()
     }
 
+    fn closes_idle_clients(&self) -> bool {
+        true
+    }
+
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
         async move {
             for proxy in &self.proxies {

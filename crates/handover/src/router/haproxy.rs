@@ -266,6 +266,10 @@ impl Router for Haproxy {
         self.proxies.iter().map(|proxy| proxy.id.clone()).collect()
     }
 
+    fn closes_idle_clients(&self) -> bool {
+        false
+    }
+
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
         async move {
             for proxy in &self.proxies {

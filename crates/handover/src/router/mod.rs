@@ -5,6 +5,7 @@
 mod caddy;
 mod haproxy;
 mod nginx;
+pub(crate) mod nginx_process;
 
 use std::net::IpAddr;
 
@@ -33,6 +34,9 @@ pub(crate) struct Reach {
 pub(crate) trait Router {
     /// Ids of its containers.
     fn containers(&self) -> Vec<String>;
+
+    /// Whether it closes connections of its own clients, those that are idle, when it is told.
+    fn closes_idle_clients(&self) -> bool;
 
     /// Whether its files name just these containers already.
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>>;

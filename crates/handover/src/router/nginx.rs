@@ -4,26 +4,18 @@
 //! the file says names, which are right whenever nginx starts anew.
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use handover_core::router::nginx::process::{self, Process};
 use handover_core::router::nginx::{Block, has_upstream, render};
 use handover_core::router::{CallBy, Names, NginxRouter};
-use handover_host::protocol::{FileRead, Processes, SessionOp};
+use handover_host::protocol::{FileRead, SessionOp};
 
-use super::{Reach, Router, gone, members, process_of, refused, running, writable};
+use super::{Reach, Router, gone, members, nginx_process, process_of, refused, running, writable};
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Exit, Failure, Result};
 
-/// How long nginx may take to start workers after it was asked to reload.
-const CONFIRMED: Duration = Duration::from_secs(15);
-/// The kernel tells no one that a process has started.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How many log lines of an nginx that does not reload are shown.
-const LOG_LINES: usize = 20;
 /// Before the name of each file in what `nginx -T` prints.
 const FILE_MARK: &str = "# configuration file ";
 
@@ -66,7 +58,7 @@ impl Nginx {
 
     async fn proxy(&self, container: &Inspected, containers: &[Inspected]) -> Result<Proxy> {
         let name = &container.name;
-        self.test(container).await.map_err(|failure| Failure {
+        nginx_process::test(&self.reach, container).await.map_err(|failure| Failure {
             hint: Some(format!("put the configuration of {name} right first; nothing was changed")),
             ..failure
         })?;
@@ -121,7 +113,7 @@ impl Nginx {
 
     /// The files that nginx reads.
     async fn files(&self, container: &Inspected) -> Result<Vec<String>> {
-        let (_, printed) = self.run(container, &["-T"]).await?;
+        let (_, printed) = nginx_process::run(&self.reach, container, &["-T"]).await?;
         let names = printed.lines().filter_map(|line| line.strip_prefix(FILE_MARK)?.strip_suffix(':'));
         Ok(names.map(str::to_owned).collect())
     }
@@ -145,34 +137,6 @@ impl Nginx {
         Ok(())
     }
 
-    /// Runs nginx just as the master was started, with more arguments.
-    async fn run(&self, container: &Inspected, more: &[&str]) -> Result<(i64, String)> {
-        let command = self.look(container).await?.command;
-        let words: Vec<&str> = command.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        self.reach.engine.exec(&container.id, &words).await
-    }
-
-    async fn test(&self, container: &Inspected) -> Result<()> {
-        let (code, printed) = self.run(container, &["-t"]).await?;
-        if code == 0 {
-            return Ok(());
-        }
-        Err(Failure::new(Exit::Host, format!("nginx -t fails in {}", container.name)).because(printed.trim()))
-    }
-
-    /// Master and workers as they are now.
-    async fn look(&self, container: &Inspected) -> Result<process::Nginx> {
-        let op = SessionOp::Processes { process: process_of(container)? };
-        let Processes { processes } = self.reach.session.ask(op).await?;
-        let all: Vec<Process> =
-            processes.into_iter().map(|one| Process { pid: one.pid, parent: one.parent, title: one.title }).collect();
-        process::nginx(&all).ok_or_else(|| {
-            Failure::new(Exit::Host, format!("no nginx runs in {}", container.name))
-                .because("none of its processes is an nginx master")
-                .hint("name the service that runs nginx")
-        })
-    }
-
     async fn tell_one(&self, proxy: &Proxy, containers: &[Inspected], lasting: Lasting) -> Result<()> {
         let found = self.reach.engine.inspect(&proxy.id).await?;
         let container = &found.ok_or_else(|| gone(&proxy.name))?;
@@ -184,12 +148,12 @@ impl Nginx {
         let previous = proxy.current.borrow().clone();
         let told = async {
             self.write(proxy, container, &now).await?;
-            self.test(container).await?;
+            nginx_process::test(&self.reach, container).await?;
             *proxy.told.borrow_mut() = true;
-            self.reload(container).await?;
+            nginx_process::reload(&self.reach, container).await?;
             self.write(proxy, container, &last).await?;
             // What it said before has been tested already.
-            if last == proxy.before { Ok(()) } else { self.test(container).await }
+            if last == proxy.before { Ok(()) } else { nginx_process::test(&self.reach, container).await }
         };
         let told = told.await;
         if let Err(failure) = told {
@@ -201,33 +165,6 @@ impl Nginx {
             servers: members.into_iter().map(|member| member.name).collect(),
         });
         Ok(())
-    }
-
-    /// Lets nginx read its configuration anew, until none but workers of a new generation take connections.
-    async fn reload(&self, container: &Inspected) -> Result<()> {
-        let before = self.look(container).await?;
-        let (code, printed) = self.run(container, &["-s", "reload"]).await?;
-        if code != 0 {
-            return Err(
-                Failure::new(Exit::Host, format!("{} refuses to reload", container.name)).because(printed.trim())
-            );
-        }
-        let _waiting = self.reach.events.waiting();
-        let began = Instant::now();
-        loop {
-            let now = self.look(container).await?;
-            if !now.workers.is_empty() && now.workers.iter().all(|worker| !before.workers.contains(worker)) {
-                return Ok(());
-            }
-            if began.elapsed() > CONFIRMED {
-                let name = &container.name;
-                let mut failure = Failure::new(Exit::Host, format!("{name} was asked to reload and did not"))
-                    .because(format!("no worker of a new generation runs after {CONFIRMED:?}"));
-                failure.logs = Some((name.clone(), self.reach.engine.last_log_lines(&container.id, LOG_LINES).await));
-                return Err(failure);
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
     }
 }
 
@@ -241,6 +178,10 @@ enum Lasting {
 impl Router for Nginx {
     fn containers(&self) -> Vec<String> {
         self.proxies.iter().map(|proxy| proxy.id.clone()).collect()
+    }
+
+    fn closes_idle_clients(&self) -> bool {
+        true
     }
 
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
@@ -282,7 +223,7 @@ impl Router for Nginx {
             let mut left = Vec::new();
             for proxy in &self.proxies {
                 if let Some(container) = self.reach.engine.inspect(&proxy.id).await? {
-                    let ending = self.look(&container).await?.ending;
+                    let ending = nginx_process::look(&self.reach, &container).await?.ending;
                     left.extend((ending > 0).then(|| format!("{ending} old workers of {}", proxy.name)));
                 }
             }
