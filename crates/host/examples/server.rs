@@ -2,7 +2,7 @@
 //! listening socket as its standard input.
 //!
 //! Each connection is a thread that waits in a read. An answer is the server's name, a space and the length of the request's
-//! body, padded to the length that the path says; at `/peer` the client's address. Who speaks HTTP/2 gets for each request that ends a head that means nothing.
+//! body, padded to the length that the path says; at `/peer` the client's address and port. Who speaks HTTP/2 gets for each request that ends a head that means nothing.
 //! Prints one line once it listens.
 #![allow(clippy::print_stdout, reason = "who starts it waits for a line")]
 
@@ -44,7 +44,7 @@ fn serve(mut stream: TcpStream, name: &str) -> io::Result<()> {
         let asked = first.split(' ').nth(1).and_then(|path| path.trim_start_matches('/').parse().ok());
         let mut body = format!("{name} {length}");
         if first.starts_with("GET /peer ") {
-            body = stream.peer_addr()?.ip().to_canonical().to_string();
+            body = format!("{} {}", stream.peer_addr()?.ip().to_canonical(), stream.peer_addr()?.port());
         }
         body.extend(std::iter::repeat_n(' ', asked.unwrap_or(0_usize).saturating_sub(body.len())));
         let connection = if close { "Connection: close\r\n" } else { "" };

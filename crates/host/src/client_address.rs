@@ -1,6 +1,7 @@
 //! A request that is handed on comes from us, and the server is to see the address of its client: it may log it, or let only some in.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nlink::netlink::nftables::{
@@ -11,6 +12,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 const CHAIN: &str = "postrouting";
+
+/// The ports that connections seem to come from: no client chooses them by itself, so that none of its own is met.
+const PORTS: RangeInclusive<u16> = 512..=1023;
 
 /// A table of the network namespace in which it was made. It goes with the last clone: when the last NAT chain of a namespace goes,
 /// the kernel stops translating connections under way.
@@ -39,8 +43,8 @@ impl ClientAddresses {
         Ok(Self { wanted })
     }
 
-    /// From now on a connection from `own` to `server` comes from the client's address, with whatever port is free; false if it does
-    /// not. To be called before it is opened. May be repeated.
+    /// From now on a connection from `own` to `server` comes from the client's address and a port that no client chooses; false if it
+    /// does not. To be called before it is opened. May be repeated.
     pub(crate) async fn show(&self, own: SocketAddr, server: SocketAddr, client: IpAddr) -> bool {
         if client == own.ip() {
             return true;
@@ -87,5 +91,5 @@ fn rule(table: &str, Wanted { own, server, client, .. }: &Wanted) -> Rule {
         .match_daddr(server.ip(), if server.is_ipv4() { 32 } else { 128 })
         .match_tcp_sport(own.port())
         .match_tcp_dport(server.port())
-        .nat(NatStatement::snat(*client))
+        .nat(NatStatement::snat(*client).ports(*PORTS.start(), *PORTS.end()))
 }

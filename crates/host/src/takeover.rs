@@ -204,7 +204,9 @@ impl Connection {
             sender.write_all(&self.tail)?;
         }
         sockopt::set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &self.window)?;
-        end_repair(socket)
+        end_repair(socket)?;
+        // The end of repair takes it away, and a server could not listen at this port anew as long as we have the connection.
+        ours.set_reuse_address(true)
     }
 }
 
@@ -312,5 +314,12 @@ mod tests {
             assert_eq!(receiver.join().map_err(|_| io::ErrorKind::Other)??, big);
         }
         Ok(())
+    }
+
+    #[test]
+    fn its_server_can_listen_at_the_same_port_anew() -> io::Result<()> {
+        // A standard listener may reuse an address, as servers do.
+        let (_client, _server, ours) = taken("127.0.0.1:0", b"hello")?;
+        TcpListener::bind(ours.local_addr()?).map(drop)
     }
 }

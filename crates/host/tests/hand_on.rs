@@ -83,7 +83,10 @@ fn asks_whom_the_server_sees(from: &str, prefix: u8, call: &str) -> Outcome {
         let mut answer = vec![0; 512];
         let length = stream.read(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer[..length]);
-        assert!(answer.ends_with(&format!("\r\n\r\n{from}")), "{answer}");
+        let (address, port) = answer.rsplit('\n').next().and_then(|body| body.split_once(' ')).ok_or("no peer")?;
+        assert_eq!(address, from, "{answer}");
+        // No other client has that port.
+        assert_eq!(port.parse::<u16>()? < 1024, answer.contains("Connection: close"), "{answer}");
         if answer.contains("Connection: close") {
             break;
         }
