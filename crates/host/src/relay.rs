@@ -23,6 +23,8 @@ use crate::sockopt;
 const LONGEST_HEAD: usize = 256 * 1024;
 /// How long a client is waited for that has its whole answer and does not close.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a client is waited for that was told of the end of a connection that it did not use.
+const PARTING: Duration = Duration::from_secs(10);
 /// The kernel tells nobody that everything was acknowledged.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -77,6 +79,8 @@ pub(crate) struct Taken {
 enum End {
     HandedOn,
     Closed,
+    /// To be closed: nothing was asked.
+    Unused(TcpStream),
     Ended,
 }
 
@@ -92,13 +96,18 @@ impl Relays {
         lock(&standing).held.insert(ends, false);
         self.runtime.spawn(async move {
             let end = serve(taken, stop, &standing).await;
-            let mut standing = lock(&standing);
-            standing.held.remove(&ends);
-            match end {
-                // A connection that fails is one that has ended.
-                Ok(End::HandedOn) => standing.counts.handed_on += 1,
-                Ok(End::Closed) => standing.counts.closed += 1,
-                Ok(End::Ended) | Err(_) => standing.counts.ended += 1,
+            {
+                let mut standing = lock(&standing);
+                standing.held.remove(&ends);
+                match &end {
+                    // A connection that fails is one that has ended.
+                    Ok(End::HandedOn) => standing.counts.handed_on += 1,
+                    Ok(End::Closed | End::Unused(_)) => standing.counts.closed += 1,
+                    Ok(End::Ended) | Err(_) => standing.counts.ended += 1,
+                }
+            }
+            if let Ok(End::Unused(client)) = end {
+                part(client).await;
             }
         });
     }
@@ -142,8 +151,8 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
     tokio::select! {
         biased;
         read = client.read_buf(&mut request) => if read? == 0 { return Ok(End::Ended) },
-        () = stays_unused(ends.1.ip(), unused, left, standing) => return Ok(End::Closed),
-        _ = stop.wait_for(|stop| *stop) => return Ok(End::Closed),
+        () = stays_unused(ends.1.ip(), unused, left, standing) => return Ok(End::Unused(client)),
+        _ = stop.wait_for(|stop| *stop) => return Ok(End::Unused(client)),
     }
     {
         let mut standing = lock(standing);
@@ -172,6 +181,19 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
     server.write_all(&request).await?;
     pipe(client, server).await?;
     Ok(End::HandedOn)
+}
+
+/// Closes a connection. A request that crosses that is answered with a reset, so that its client tries elsewhere at once: one that met
+/// no socket any more would be answered by one that [`ResetGuard`](crate::reset_guard::ResetGuard) drops, and waited for.
+async fn part(mut client: TcpStream) {
+    let parted = async {
+        client.shutdown().await?;
+        client.read(&mut [0]).await
+    };
+    if let Ok(Ok(1..)) = timeout(PARTING, parted).await {
+        // Closed with a reset either way; who waits no longer does not matter.
+        let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+    }
 }
 
 fn as_if_closed_before(client: &TcpStream) -> io::Result<End> {

@@ -148,6 +148,28 @@ fn a_drain_that_is_to_leave_the_others_alone_ends_with_those_that_it_has_taken_o
 }
 
 #[test]
+fn a_request_that_crosses_the_close_of_an_unused_connection_is_answered_with_a_reset_at_once() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (mut session, drained) = listening(&namespace)?;
+    let (mut stream, mut busy) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    stream.read_exact(&mut [0; 43])?;
+    // Half a request: the drain goes on.
+    busy.write_all(b"GET / HTTP/1.1\r\n")?;
+    session.send(json!({"proceed": {"request": drained}}))?;
+    assert_eq!(stream.read(&mut [0; 1])?, 0);
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let began = Instant::now();
+    let reset = std::iter::repeat_with(|| stream.take_error()).find_map(|error| error.ok().flatten());
+    assert!(began.elapsed() < Duration::from_millis(100), "{reset:?} after {:?}", began.elapsed());
+    busy.write_all(b"\r\n")?;
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!(report["left"], json!([]), "{report}");
+    Ok(())
+}
+
+#[test]
 fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;
