@@ -5,7 +5,11 @@
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-BASE_PACKAGES=caddy,ca-certificates,curl,haproxy,iproute2,memcached,nginx,openssl,php-cli,php-fpm,procps,python3,python3-websockets,redis-server,sdcv
+BASE_PACKAGES=caddy,ca-certificates,curl,haproxy,iproute2,libnginx-mod-stream,memcached,nginx,openssl,php-cli,php-fpm,procps,python3,python3-websockets,redis-server,sdcv,uwsgi-core,uwsgi-plugin-python3
+# A newer nginx than Debian 12's.
+NEWER_SUITE=trixie
+NEWER_PACKAGES=ca-certificates,nginx
+NEWER_NGINX=handover-lab/nginx:1.26
 
 # What the image was made from; when it differs from what is wanted, the image is made again.
 INPUTS_LABEL=handover-lab.inputs
@@ -29,32 +33,50 @@ base_image() {
 import_base_image() {
     local inputs=$1 tarball
     tarball=$TOOLS/rootfs/debian-12-$inputs.tar
-    [ -e "$tarball" ] || make_root_file_system "$tarball"
+    [ -e "$tarball" ] || make_root_file_system bookworm "$BASE_PACKAGES" "$tarball"
     say "importing $LAB_BASE into ${DOCKER_HOST:-the engine of this machine}"
     docker import --change "LABEL $INPUTS_LABEL=$inputs" "$tarball" "$LAB_BASE" >/dev/null
 }
 
+# newer_nginx_image: what proxy_images makes of Debian 12's nginx, of the next release's.
+newer_nginx_image() {
+    local inputs
+    inputs=$(printf '%s %s 1\n' "$NEWER_SUITE" "$NEWER_PACKAGES" | sha256sum | cut -c 1-16)
+    image_is "$NEWER_NGINX" "$inputs" && return
+    (take_lock && import_newer_nginx_image "$inputs")
+}
+
+import_newer_nginx_image() {
+    local inputs=$1 tarball
+    tarball=$TOOLS/rootfs/$NEWER_SUITE-$inputs.tar
+    [ -e "$tarball" ] || make_root_file_system "$NEWER_SUITE" "$NEWER_PACKAGES" "$tarball"
+    say "importing $NEWER_NGINX into ${DOCKER_HOST:-the engine of this machine}"
+    docker import --change "LABEL $INPUTS_LABEL=$inputs" --change 'EXPOSE 80' --change 'STOPSIGNAL SIGQUIT' \
+        --change 'CMD ["nginx", "-g", "daemon off;"]' "$tarball" "$NEWER_NGINX" >/dev/null
+}
+
+# make_root_file_system SUITE PACKAGES TARBALL: of a release of Debian.
 make_root_file_system() {
-    local archive
+    local suite=$1 packages=$2 tarball=$3 archive
     need_root
     have mmdebstrap || apt_install mmdebstrap
     archive=$(debian_archive)
-    mkdir -p "$(dirname "$1")"
-    say "making a root file system from Debian's packages (about a minute, once)"
+    mkdir -p "$(dirname "$tarball")"
+    say "making a root file system from packages of Debian's $suite (about a minute, once)"
     # shellcheck disable=SC2016 # "$1" in a hook is mmdebstrap's
-    mmdebstrap --quiet --format=tar --variant=minbase --include="$BASE_PACKAGES" \
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" \
         --aptopt='APT::Install-Recommends "false"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --customize-hook='rm -rf "$1"/var/cache/* "$1"/var/log/*' \
         --customize-hook='mkdir -p "$1"/var/log/nginx "$1"/var/log/redis' \
         --customize-hook='rm -rf "$1"/etc/hostname "$1"/etc/resolv.conf' \
-        bookworm "$1.part" "deb [signed-by=$DEBIAN_KEYRING] $archive bookworm main" \
+        "$suite" "$tarball.part" "deb [signed-by=$DEBIAN_KEYRING] $archive $suite main" \
         </dev/null >"$TOOLS/mmdebstrap.log" 2>&1 9>&- || {
         tail -n 20 "$TOOLS/mmdebstrap.log" >&2
         die "mmdebstrap failed (whole log: $TOOLS/mmdebstrap.log)"
     }
-    mv "$1.part" "$1"
+    mv "$tarball.part" "$tarball"
 }
 
 TRAEFIK_VERSION=3.7.15
@@ -116,6 +138,7 @@ proxy_images() {
     build_image handover-lab/nginx:1.22 "$ROOT/scripts/lib/proxies/nginx"
     build_image handover-lab/haproxy:2.6 "$ROOT/scripts/lib/proxies/haproxy"
     build_image handover-lab/caddy:2.6 "$ROOT/examples/caddy/images/caddy"
+    newer_nginx_image
     finish_builds
 }
 

@@ -1,5 +1,6 @@
 //! The road of a stand-in, from its start to its end, and the ways back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -103,7 +104,7 @@ impl<'a> HandOver<'a> {
             }
             let proxies = match inside {
                 Some(inside) => inside.switch.nginx().await.into_iter().map(|(id, _)| id).collect(),
-                None => Vec::new(),
+                None => BTreeSet::new(),
             };
             let clients = ProxyClients::listen(deploy, proxies).await;
             let cutting_back = deploy.cut_back(guard, standin, &leads, inside, &mut proof);

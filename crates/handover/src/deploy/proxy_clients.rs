@@ -2,6 +2,7 @@
 //! request that crosses that is lost where it may not be sent twice. So idle connections are taken over meanwhile, as in a drain.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ struct Proxy {
 
 impl ProxyClients {
     /// Begins to listen to the clients of these containers.
-    pub(super) async fn listen(deploy: &Deploy, containers: impl IntoIterator<Item = String>) -> Self {
+    pub(super) async fn listen(deploy: &Deploy, containers: BTreeSet<String>) -> Self {
         let mut clients = Self {
             session: deploy.session.clone(),
             near: deploy.near.clone(),
@@ -51,6 +52,9 @@ impl ProxyClients {
             Some(Proxy { id, sandbox: container.sandbox, ports, listening: RefCell::default() })
         });
         clients.proxies = join_all(found).await.into_iter().flatten().collect();
+        // Containers may share a network, and a connection must not be taken over twice.
+        clients.proxies.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
+        clients.proxies.dedup_by(|a, b| a.sandbox == b.sandbox);
         clients.proxies.iter().for_each(|proxy| clients.listen_to(proxy));
         clients
     }

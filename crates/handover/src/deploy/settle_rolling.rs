@@ -65,9 +65,11 @@ impl Deploy {
         let switch = switch.ok_or_else(|| Failure::new(Exit::Engine, "nothing leads the traffic"))?;
         let serving = Cell::new(old().filter(|container| container.running).count());
         let mut routers = Routers::open(self, plan, observed).await.map_err(first)?;
-        let reloaded = switch.nginx().await.into_iter().map(|(id, _)| id).filter(|_| inside.is_none());
-        let clients =
-            Rc::new(ProxyClients::listen(self, routers.that_close_idle_clients().into_iter().chain(reloaded)).await);
+        let mut reloading = routers.that_close_idle_clients();
+        if inside.is_none() {
+            reloading.extend(switch.nginx().await.into_iter().map(|(id, _)| id));
+        }
+        let clients = Rc::new(ProxyClients::listen(self, reloading).await);
         routers.spare(&clients);
         let hands = Hands {
             deploy: self,
@@ -141,7 +143,7 @@ impl Deploy {
             }
         }
         // A router may have been told of what is gone now.
-        let clients = ProxyClients::listen(self, []).await;
+        let clients = ProxyClients::listen(self, BTreeSet::new()).await;
         self.reload_nginx(&switch, &BTreeSet::new(), &clients).await;
         self.until_unused(&switch, false).await
     }

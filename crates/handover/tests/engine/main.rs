@@ -31,5 +31,7 @@ mod rolling_streams;
 mod router_caddy;
 mod router_haproxy;
 mod router_nginx;
+mod router_nginx_kinds;
 mod streams;
+mod tls;
 mod udp;
