@@ -203,7 +203,7 @@ pub enum SessionOp {
     },
     /// Who has established TCP connections to a container. Those over loopback count too. Answers [`Callers`].
     Callers {
-        /// A container's network namespace; empty means the host's.
+        /// `/proc/<pid>/ns/net`, of the container's main process; empty means the host's.
         sandbox: PathBuf,
         /// Ports inside the container; none means all that something listens at.
         ports: Vec<u16>,

@@ -413,17 +413,18 @@ fn a_namespace_goes_with_its_container_although_a_table_was_in_it() -> Outcome {
 fn callers_are_counted_by_address() -> Outcome {
     let network = Network::new()?;
     let mut session = Helper::start(&["session"])?;
+    let main = Process::start(&network.containers)?;
     let mut open: Vec<_> =
         [OLD[0], NEW[0], OLD[1]].iter().map(|to| network.peer.connect(&at(to))).collect::<Outcome<_>>()?;
     for stream in &mut open {
         ask(stream)?;
     }
     for ports in [json!([80]), json!([])] {
-        let found = session.ask(json!({"callers": {"sandbox": network.containers.path(), "ports": ports}}))?;
+        let found = session.ask(json!({"callers": {"sandbox": main.path(), "ports": ports}}))?;
         let expected = json!([{"address": PEER[0], "connections": 2}, {"address": PEER[1], "connections": 1}]);
         assert_eq!(found["callers"], expected);
     }
-    let none = session.ask(json!({"callers": {"sandbox": network.containers.path(), "ports": [81]}}))?;
+    let none = session.ask(json!({"callers": {"sandbox": main.path(), "ports": [81]}}))?;
     assert_eq!(none["callers"], json!([]));
     open[0].write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     Ok(())

@@ -3,8 +3,6 @@
 //! A plan is made without anything of ours running beside the engine. Only where there is such a refusal, and nothing else will be
 //! done, a container of ours that can do nothing but look is started for it. Where it cannot look, the refusal stands alone.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use handover_core::observation::Observation;
 use handover_core::plan::Plan;
@@ -13,12 +11,10 @@ use handover_core::plan::evidence::{FileSeen, Held, MountSeen};
 use handover_core::project::Project;
 use handover_host::protocol::{Hold, MountInUse, MountsInUse, SessionOp};
 
-use crate::engine::{Engine, Role};
+use super::look::with_look;
+use crate::engine::Engine;
 use crate::failure::Result;
 use crate::helper::Helper;
-
-/// The refusal is worth more than its evidence: nobody waits for that longer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Adds what can be seen now to the plan's refusals for want of a word.
 pub(super) async fn add(plan: &mut Plan, project: &Project, observed: &Observation, engine: &Engine) {
@@ -32,27 +28,17 @@ pub(super) async fn add(plan: &mut Plan, project: &Project, observed: &Observati
     if asked.is_empty() {
         return;
     }
-    let Some((id, helper)) = start(engine, &project.name).await else { return };
-    let looks = join_all(asked.into_iter().map(|(index, paths)| {
-        let service = plan.refusals[index].service.clone().unwrap_or_default();
-        let helper = &helper;
-        async move { (index, look(engine, helper, observed, &service, paths).await.unwrap_or_default()) }
-    }));
-    let seen = tokio::time::timeout(PATIENCE, looks).await.unwrap_or_default();
-    for (index, seen) in seen {
+    let refusals = &plan.refusals;
+    let seen = with_look(engine, &project.name, async |helper| {
+        join_all(asked.into_iter().map(|(index, paths)| async move {
+            let service = refusals[index].service.clone().unwrap_or_default();
+            (index, look(engine, helper, observed, &service, paths).await.unwrap_or_default())
+        }))
+        .await
+    });
+    for (index, seen) in seen.await.unwrap_or_default() {
         plan.refusals[index] = with_evidence(&plan.refusals[index], project, observed, &seen);
     }
-    // Nothing of it is left when this ends.
-    let removed = engine.wait_removed(&id);
-    drop(helper);
-    removed.await;
-}
-
-async fn start(engine: &Engine, project: &str) -> Option<(String, Helper)> {
-    let image = engine.helper_image().await.ok()?;
-    let id = engine.create_ours(Role::Look, project, &image, "a look").await.ok()??;
-    let attached = engine.start_ours(&id).await.ok()?;
-    Some((id, Helper::new("look", attached)))
 }
 
 /// Looks below these paths in all running containers of a service.

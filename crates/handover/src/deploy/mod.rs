@@ -12,6 +12,7 @@ mod inside;
 mod kept_leads;
 mod load;
 mod lock;
+mod look;
 mod preflight;
 mod proxy_clients;
 mod replace;
@@ -36,6 +37,7 @@ use crate::compose::Compose;
 use crate::engine::Engine;
 use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Exit, Failure};
+use crate::helper::Helper;
 use crate::interrupt::Interrupt;
 use hand_over::HandOver;
 use lock::Taken;
@@ -52,6 +54,10 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
     let observed = first_look(&compose, &engine, &project, args.remove_orphans).await?;
     let mut plan = make_plan(&project, &observed, &request(args));
     evidence::add(&mut plan, &project, &observed, &engine).await;
+    if plan.refusals.is_empty() && !plan.rolling.is_empty() {
+        let tell = async |helper: &Helper| callers::tell(&engine, helper, &mut plan, &observed).await;
+        look::with_look(&engine, &project.name, tell).await;
+    }
     Ok(plan)
 }
 
@@ -173,7 +179,7 @@ async fn deploy_locked(
         observed = deploy.observe().await?;
     }
     let mut plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
-    callers::tell(deploy, &mut plan, &observed).await;
+    callers::tell(&deploy.engine, &deploy.session, &mut plan, &observed).await;
     events.emit(Event::Planned(Box::new(plan.clone())));
     let checking = async {
         let host = preflight::check(&deploy.project, &plan, &observed, &deploy.session).await?;

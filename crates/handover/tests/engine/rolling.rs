@@ -50,6 +50,11 @@ fn nobody_notices_behind_traefik_in_the_same_project() {
     assert_eq!(finished.event("proof")["cut"], serde_json::json!([]), "{finished}");
     assert_eq!(stack.container_id("traefik"), traefik, "Traefik was touched");
     assert_ne!(stack.container_id("app"), before);
+    // A plan alone looks, too, and leaves nothing behind.
+    stack.set("VERSION", "v3");
+    stack.plan().expect_success().expect_says(&caller);
+    stack.assert_nothing_left();
+    stack.set("VERSION", "v2");
     assert_made_as_compose_makes_it(&stack);
 }
 
