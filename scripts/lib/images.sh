@@ -6,10 +6,9 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 BASE_PACKAGES=caddy,ca-certificates,curl,haproxy,iproute2,libnginx-mod-stream,memcached,nginx,openssl,php-cli,php-fpm,procps,python3,python3-websockets,redis-server,sdcv,uwsgi-core,uwsgi-plugin-python3
-# A newer nginx than Debian 12's.
-NEWER_SUITE=trixie
+# The next release has a newer nginx.
+NEWER_BASE=handover-lab/debian:13
 NEWER_PACKAGES=ca-certificates,nginx
-NEWER_NGINX=handover-lab/nginx:1.26
 
 # What the image was made from; when it differs from what is wanted, the image is made again.
 INPUTS_LABEL=handover-lab.inputs
@@ -22,37 +21,21 @@ image_is() {
 base_inputs() { printf '%s 1\n' "$BASE_PACKAGES" | sha256sum | cut -c 1-16; }
 
 # base_image: handover-lab/debian:12 on the engine that DOCKER_HOST names.
-base_image() {
-    local inputs
-    inputs=$(base_inputs)
-    image_is "$LAB_BASE" "$inputs" && return
+base_image() { root_image "$LAB_BASE" bookworm "$BASE_PACKAGES" "$(base_inputs)"; }
+
+# root_image TAG SUITE PACKAGES INPUTS: a root file system from packages of a release of Debian.
+root_image() {
+    image_is "$1" "$4" && return
     # In a subshell, which gives the lock back when it ends.
-    (take_lock && import_base_image "$inputs")
+    (take_lock && import_root_image "$@")
 }
 
-import_base_image() {
-    local inputs=$1 tarball
-    tarball=$TOOLS/rootfs/debian-12-$inputs.tar
-    [ -e "$tarball" ] || make_root_file_system bookworm "$BASE_PACKAGES" "$tarball"
-    say "importing $LAB_BASE into ${DOCKER_HOST:-the engine of this machine}"
-    docker import --change "LABEL $INPUTS_LABEL=$inputs" "$tarball" "$LAB_BASE" >/dev/null
-}
-
-# newer_nginx_image: what proxy_images makes of Debian 12's nginx, of the next release's.
-newer_nginx_image() {
-    local inputs
-    inputs=$(printf '%s %s 1\n' "$NEWER_SUITE" "$NEWER_PACKAGES" | sha256sum | cut -c 1-16)
-    image_is "$NEWER_NGINX" "$inputs" && return
-    (take_lock && import_newer_nginx_image "$inputs")
-}
-
-import_newer_nginx_image() {
-    local inputs=$1 tarball
-    tarball=$TOOLS/rootfs/$NEWER_SUITE-$inputs.tar
-    [ -e "$tarball" ] || make_root_file_system "$NEWER_SUITE" "$NEWER_PACKAGES" "$tarball"
-    say "importing $NEWER_NGINX into ${DOCKER_HOST:-the engine of this machine}"
-    docker import --change "LABEL $INPUTS_LABEL=$inputs" --change 'EXPOSE 80' --change 'STOPSIGNAL SIGQUIT' \
-        --change 'CMD ["nginx", "-g", "daemon off;"]' "$tarball" "$NEWER_NGINX" >/dev/null
+import_root_image() {
+    local tag=$1 suite=$2 packages=$3 inputs=$4 tarball
+    tarball=$TOOLS/rootfs/$suite-$inputs.tar
+    [ -e "$tarball" ] || make_root_file_system "$suite" "$packages" "$tarball"
+    say "importing $tag into ${DOCKER_HOST:-the engine of this machine}"
+    docker import --change "LABEL $INPUTS_LABEL=$inputs" "$tarball" "$tag" >/dev/null
 }
 
 # make_root_file_system SUITE PACKAGES TARBALL: of a release of Debian.
@@ -138,7 +121,8 @@ proxy_images() {
     build_image handover-lab/nginx:1.22 "$ROOT/scripts/lib/proxies/nginx"
     build_image handover-lab/haproxy:2.6 "$ROOT/scripts/lib/proxies/haproxy"
     build_image handover-lab/caddy:2.6 "$ROOT/examples/caddy/images/caddy"
-    newer_nginx_image
+    root_image "$NEWER_BASE" trixie "$NEWER_PACKAGES" "$(printf '%s 1\n' "$NEWER_PACKAGES" | sha256sum | cut -c 1-16)"
+    build_image handover-lab/nginx:1.26 "$ROOT/scripts/lib/proxies/nginx" --build-arg "BASE=$NEWER_BASE"
     finish_builds
 }
 
