@@ -86,7 +86,7 @@ impl Deploy {
         let mut roll = Roll::new(&hands, plan, inside);
         let up = settle::settle(&compose, plan, &self.args, &self.events);
         let step = if plan.rolling.is_empty() { Step::Settle } else { Step::Roll };
-        let routed = plan.rolling.iter().all(|rolling| rolling.router.is_some());
+        let routed = self.are_all_routed(plan, observed).await?;
         let following = roll.follow(up, calls);
         let following = async { if routed { switch.watching(following).await } else { following.await } };
         let settled = self.events.step(step, following).await;
@@ -125,6 +125,25 @@ impl Deploy {
         drained.add(&clients.finish().await);
         routers.note_left(self).await;
         Ok(Rolled { live: hands.live.get(), led: switch.led().await?, drained })
+    }
+
+    /// Whether routers confirm where all containers are that anybody can call: others, code carriers say, listen at no port.
+    async fn are_all_routed(&self, plan: &Plan, observed: &Observation) -> Result<bool> {
+        let (routed, others): (Vec<_>, Vec<_>) = plan.rolling.iter().partition(|rolling| rolling.router.is_some());
+        if routed.is_empty() {
+            return Ok(false);
+        }
+        let all = others.into_iter().flat_map(|rolling| observed.of_service(&rolling.service));
+        for container in all.filter(|container| container.running) {
+            let listens = match self.engine.inspect(&container.id).await? {
+                Some(found) => !self.used_ports(&found).await?.is_empty(),
+                None => false,
+            };
+            if listens {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes whole what an earlier run of ours, or of Compose, left half-replaced: containers under their temporary names.
