@@ -1,5 +1,6 @@
 //! A request that is handed on comes from us, and the server is to see the address of its client: it may log it, or let only some in.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,10 +25,15 @@ pub(crate) struct ClientAddresses {
 }
 
 /// A connection that will be opened from `own` to `server`, as if by `client`.
-struct Wanted {
+#[derive(Clone, Copy)]
+struct Shown {
     own: SocketAddr,
     server: SocketAddr,
     client: IpAddr,
+}
+
+struct Wanted {
+    shown: Shown,
     done: oneshot::Sender<()>,
 }
 
@@ -46,11 +52,8 @@ impl ClientAddresses {
     /// From now on a connection from `own` to `server` comes from the client's address and a port that no client chooses; false if it
     /// does not. To be called before it is opened. May be repeated.
     pub(crate) async fn show(&self, own: SocketAddr, server: SocketAddr, client: IpAddr) -> bool {
-        if client == own.ip() {
-            return true;
-        }
         let (done, shown) = oneshot::channel();
-        let sent = self.wanted.send(Wanted { own, server, client, done });
+        let sent = self.wanted.send(Wanted { shown: Shown { own, server, client }, done });
         sent.is_ok() && shown.await.is_ok()
     }
 }
@@ -70,11 +73,20 @@ async fn make(table: &str) -> Result<Connection<Nftables>, nlink::Error> {
 
 /// Adds what is wanted, all that waits in one transaction: each takes the kernel some 10 ms.
 async fn serve(connection: Connection<Nftables>, table: String, mut asked: mpsc::UnboundedReceiver<Wanted>) {
-    let mut all = Vec::new();
+    let mut known: HashMap<SocketAddr, Shown> = HashMap::new();
+    let mut all: Vec<Wanted> = Vec::new();
     while asked.recv_many(&mut all, usize::MAX).await > 0 {
-        let added =
-            all.iter().fold(connection.transaction(), |transaction, one| transaction.add_rule(rule(&table, one)));
-        if added.commit(&connection).await.is_ok() {
+        let mut rules: Vec<Shown> = all.iter().map(|one| one.shown).collect();
+        let mut transaction = connection.transaction();
+        let before = known.len();
+        known.extend(rules.iter().map(|one| (one.own, *one)));
+        if known.len() < before + rules.len() {
+            // Of two rules for one port of ours the first would count, and it is another client's.
+            transaction = transaction.flush_table(&table, Family::Inet);
+            rules = known.values().copied().collect();
+        }
+        let transaction = rules.iter().fold(transaction, |transaction, one| transaction.add_rule(rule(&table, one)));
+        if transaction.commit(&connection).await.is_ok() {
             // Who has given up does not wait any more.
             all.drain(..).for_each(|one| one.done.send(()).unwrap_or_default());
         }
@@ -83,7 +95,7 @@ async fn serve(connection: Connection<Nftables>, table: String, mut asked: mpsc:
     }
 }
 
-fn rule(table: &str, Wanted { own, server, client, .. }: &Wanted) -> Rule {
+fn rule(table: &str, Shown { own, server, client }: &Shown) -> Rule {
     let family = if client.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     Rule::new(table, CHAIN)
         .family(Family::Inet)
@@ -92,4 +104,39 @@ fn rule(table: &str, Wanted { own, server, client, .. }: &Wanted) -> Rule {
         .match_tcp_sport(own.port())
         .match_tcp_dport(server.port())
         .nat(NatStatement::snat(*client).ports(*PORTS.start(), *PORTS.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn who_is_shown_last_for_a_port_of_ours_is_the_client() -> Result<(), Box<dyn std::error::Error>> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let addresses = ClientAddresses::load(runtime.handle())?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let server = listener.local_addr()?;
+        let mut own = SocketAddr::from(([127, 0, 0, 1], 0));
+        for client in ["127.0.0.77", "127.0.0.88", "127.0.0.1"] {
+            let client: IpAddr = client.parse()?;
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&own.into())?;
+            own = socket.local_addr()?.as_socket().ok_or("no address")?;
+            assert!(runtime.block_on(addresses.show(own, server, client)));
+            socket.connect(&server.into())?;
+            let (accepted, seen) = listener.accept()?;
+            assert_eq!(seen.ip(), client);
+            assert!(PORTS.contains(&seen.port()), "{seen}");
+            // The server closes first, so that our port is free at once.
+            drop(accepted);
+            assert_eq!(TcpStream::from(socket).read(&mut [0])?, 0);
+        }
+        Ok(())
+    }
 }

@@ -67,7 +67,8 @@ impl Deploy {
         let mut routers = Routers::open(self, plan, observed).await.map_err(first)?;
         let mut reloading = routers.that_close_idle_clients();
         if inside.is_none() {
-            reloading.extend(switch.nginx().await.into_iter().map(|(id, _)| id));
+            let nginx = switch.nginx().await.into_iter().map(|(id, _)| id);
+            reloading.extend(nginx.filter(|id| !old().any(|container| container.id == *id)));
         }
         let clients = Rc::new(ProxyClients::listen(self, reloading).await);
         routers.spare(&clients);
