@@ -58,6 +58,11 @@ impl Control {
         self.proceed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it closes connections already.
+    pub(crate) fn proceeds(&self) -> bool {
+        self.proceed.load(Ordering::Relaxed)
+    }
+
     /// Take no further connection.
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Relaxed);
@@ -175,7 +180,7 @@ impl Draining {
         let mut told = None;
         let mut tell_due = Duration::ZERO;
         loop {
-            if self.closing_since.is_none() && control.proceed.load(Ordering::Relaxed) {
+            if self.closing_since.is_none() && control.proceeds() {
                 self.hand_on.proceed();
                 self.closing_since = Some(self.now());
             }

@@ -2,17 +2,19 @@
 //!
 //! Its container has the host's network and PID namespace, and enters the network namespaces of others by their processes. It
 //! lives as long as its standard input: by its unique name it is the lock of the project, and the lock goes with whoever holds
-//! the other end. It keeps nothing but the tables in peers' network namespaces, which go with it; what it has closed or deleted
-//! is done, everything else ends.
+//! the other end; only connections that it has taken over are brought to their ends first. It keeps nothing but the tables in
+//! peers' network namespaces, which go with it; what it has closed or deleted is done, everything else ends.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{self, Output, hello};
 use crate::drain::{self, Control};
@@ -20,6 +22,9 @@ use crate::error::HostError;
 use crate::peers::Peers;
 use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
 use crate::{accepts, callers, flows, gateway, inside, listeners, open_files, ports, support};
+
+/// For how long connections that were taken over may go on when nobody is at the other end any more.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// Runs until its standard input ends or a signal comes, both of which are success and end everything that is under
 /// way. Needs a tokio runtime with I/O and time.
@@ -56,15 +61,20 @@ async fn serve(output: &Output) -> Result<(), HostError> {
     let mut lines = channel::input_lines()?;
     let requests = Requests::default();
     let peers = Arc::new(Peers::new("peers"));
+    let (draining, drained) = mpsc::channel(1);
     loop {
         let line = tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             line = lines.recv() => line,
         };
-        let Some(line) = line else { return Ok(()) };
+        let Some(line) = line else {
+            drop(draining);
+            leave(&requests, drained).await;
+            return Ok(());
+        };
         match serde_json::from_str::<Request<SessionOp>>(&line) {
-            Ok(request) => begin(request, &requests, &peers, output),
+            Ok(request) => begin(request, &requests, &peers, output, &draining),
             Err(error) => {
                 let what = format!("not a request to a session: {error}");
                 output.error(None, Failure { what, hint: None, cancelled: false });
@@ -73,7 +83,25 @@ async fn serve(output: &Output) -> Result<(), HostError> {
     }
 }
 
-fn begin(request: Request<SessionOp>, requests: &Requests, peers: &Arc<Peers>, output: &Output) {
+/// Whoever asked is gone, perhaps in the middle of a drain: what was taken over comes to its end, and nothing else is.
+async fn leave(requests: &Requests, mut drained: mpsc::Receiver<Infallible>) {
+    for (_, UnderWay { cancel, drain }) in lock(requests).drain() {
+        match drain.filter(|drain| drain.proceeds()) {
+            Some(drain) => drain.leave(),
+            None => drop(cancel.send(())),
+        }
+    }
+    // Until the last of them drops its end.
+    let _ = tokio::time::timeout(LAST_REQUESTS, drained.recv()).await;
+}
+
+fn begin(
+    request: Request<SessionOp>,
+    requests: &Requests,
+    peers: &Arc<Peers>,
+    output: &Output,
+    draining: &mpsc::Sender<Infallible>,
+) {
     let Request { id, op } = request;
     match op {
         SessionOp::Cancel { request } => {
@@ -98,9 +126,11 @@ fn begin(request: Request<SessionOp>, requests: &Requests, peers: &Arc<Peers>, o
         op => {
             let (cancel, cancelled) = oneshot::channel();
             let control = matches!(op, SessionOp::Drain(_)).then(Arc::<Control>::default);
+            let draining = control.is_some().then(|| draining.clone());
             lock(requests).insert(id, UnderWay { cancel, drain: control.clone() });
             let (requests, peers, output) = (requests.clone(), peers.clone(), output.clone());
             tokio::spawn(async move {
+                let _draining = draining;
                 tokio::select! {
                     Ok(()) = cancelled => {
                         output.error(Some(id), Failure { what: "cancelled".into(), hint: None, cancelled: true });

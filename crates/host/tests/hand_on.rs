@@ -170,6 +170,40 @@ fn a_request_that_crosses_the_close_of_an_unused_connection_is_answered_with_a_r
 }
 
 #[test]
+fn what_was_taken_over_comes_to_its_end_when_nobody_is_at_the_other_end_of_the_session() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (mut session, drained) = listening(&namespace)?;
+    let (mut stream, mut taken) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
+    for one in [&mut stream, &mut taken] {
+        one.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        one.read_exact(&mut [0; 43])?;
+    }
+    session.send(json!({"proceed": {"request": drained}}))?;
+    // The first is answered with its end: both are in our hands by then.
+    for pause in pauses(Duration::from_millis(40), false, 1) {
+        std::thread::sleep(pause);
+        if !post(&mut stream)? {
+            break;
+        }
+    }
+    session.close_input();
+    assert!(!post(&mut taken)?, "it was not the last");
+    assert!(session.child.wait()?.success());
+    Ok(())
+}
+
+/// A POST; whether its connection stays.
+fn post(stream: &mut TcpStream) -> Outcome<bool> {
+    stream.write_all(b"POST /10 HTTP/1.1\r\nContent-Length: 2\r\n\r\nab")?;
+    let mut answer = vec![0; 512];
+    let length = stream.read(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.contains("old 2"), "{answer}");
+    Ok(!answer.contains("Connection: close"))
+}
+
+#[test]
 fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;

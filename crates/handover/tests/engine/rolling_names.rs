@@ -62,6 +62,10 @@ defaults
 resolvers docker
     nameserver dns 127.0.0.11:53
     hold valid 1s
+    hold nx 10s
+    hold timeout 10s
+    hold refused 10s
+    hold other 10s
 frontend web
     bind :80
     default_backend app
