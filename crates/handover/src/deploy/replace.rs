@@ -22,6 +22,10 @@ use crate::event::{DrainSummary, Event};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
 
+/// How long both run when the new one is ready: a proxy that finds containers by itself looks at one after the other, and must not
+/// come to the new one too early and to the old one too late.
+const SEEN_TOGETHER: Duration = Duration::from_secs(1);
+
 /// What replacing takes.
 pub(super) struct Hands<'a> {
     pub(super) deploy: &'a Deploy,
@@ -72,7 +76,9 @@ impl Hands<'_> {
             events.emit(Event::Switched { container: old.name.clone() });
             self.routers.serves(&old.service, &ready).await?;
             self.switched();
-            let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
+            let together = if self.routers.tell_of(&old.service) { Duration::ZERO } else { SEEN_TOGETHER };
+            let monitored = Duration::try_from_secs_f64(monitor).unwrap_or_default().max(together);
+            let monitored = tokio::time::sleep(monitored);
             let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
             tokio::select! {
                 drained = drained => drained,

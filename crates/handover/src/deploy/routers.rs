@@ -76,6 +76,11 @@ impl Routers {
         self.routed.values().flat_map(|routed| routed.router.containers()).collect()
     }
 
+    /// Whether one of them confirms where the containers of this service are.
+    pub(super) fn tell_of(&self, service: &str) -> bool {
+        self.routed.contains_key(service)
+    }
+
     /// Ids of those that close idle connections of their own clients when they are told.
     pub(super) fn that_close_idle_clients(&self) -> BTreeSet<String> {
         let closing = self.routed.values().filter(|routed| routed.router.closes_idle_clients());
