@@ -76,7 +76,8 @@ impl Hands<'_> {
             events.emit(Event::Switched { container: old.name.clone() });
             self.routers.serves(&old.service, &ready).await?;
             self.switched();
-            let together = if self.routers.tell_of(&old.service) { Duration::ZERO } else { SEEN_TOGETHER };
+            let found_by_itself = !ports.is_empty() && !self.routers.tell_of(&old.service);
+            let together = if found_by_itself { SEEN_TOGETHER } else { Duration::ZERO };
             let monitored = Duration::try_from_secs_f64(monitor).unwrap_or_default().max(together);
             let monitored = tokio::time::sleep(monitored);
             let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
