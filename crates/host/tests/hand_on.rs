@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
+use support::{Helper, Namespace, Outcome, Server, ask, pauses, post_until_closed};
 
 const CLIENTS: u64 = 24;
 
@@ -140,10 +140,7 @@ fn a_drain_that_is_to_leave_the_others_alone_ends_with_those_that_it_has_taken_o
     let mut other = namespace.connect("127.0.0.1:80")?;
     let report = session.end_of(drained)?["ok"].take();
     assert_eq!((&report["handed_on"], &report["left"]), (&json!(1), &json!([])), "{report}");
-    other.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let mut answer = [0; 43];
-    other.read_exact(&mut answer)?;
-    assert!(answer.ends_with(b"old 0"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(ask(&mut other)?, "old 0");
     Ok(())
 }
 
@@ -153,8 +150,7 @@ fn a_request_that_crosses_the_close_of_an_unused_connection_is_answered_with_a_r
     let _server = Server::start(&namespace, "[::]:80", "old")?;
     let (mut session, drained) = listening(&namespace)?;
     let (mut stream, mut busy) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    stream.read_exact(&mut [0; 43])?;
+    ask(&mut stream)?;
     // Half a request: the drain goes on.
     busy.write_all(b"GET / HTTP/1.1\r\n")?;
     session.send(json!({"proceed": {"request": drained}}))?;
@@ -176,8 +172,7 @@ fn what_was_taken_over_comes_to_its_end_when_nobody_is_at_the_other_end_of_the_s
     let (mut session, drained) = listening(&namespace)?;
     let (mut stream, mut taken) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
     for one in [&mut stream, &mut taken] {
-        one.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-        one.read_exact(&mut [0; 43])?;
+        ask(one)?;
     }
     session.send(json!({"proceed": {"request": drained}}))?;
     // The first is answered with its end: both are in our hands by then.

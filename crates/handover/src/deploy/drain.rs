@@ -42,15 +42,9 @@ impl Drains {
 
     /// Listens to one more container.
     pub(super) fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
-        let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
-        let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
-        if ports.is_empty() || container.sandbox.is_empty() {
-            return Ok(());
+        if let Some(drain) = held_drain(deploy, container, ports) {
+            self.under_way.push((container.name.clone(), deploy.session.begin(SessionOp::Drain(drain))?));
         }
-        let deadline_ms = u64::try_from(deploy.drain_deadline().as_millis()).unwrap_or(u64::MAX);
-        let drain = Drain::new(container.sandbox.clone().into(), ports, deadline_ms);
-        let drain = Drain { hold: true, near: deploy.near.clone(), ..drain };
-        self.under_way.push((container.name.clone(), deploy.session.begin(SessionOp::Drain(drain))?));
         Ok(())
     }
 
@@ -84,6 +78,18 @@ impl Drains {
     pub(super) fn give_up(session: &Helper, requests: &[u64]) {
         requests.iter().for_each(|request| session.cancel(*request));
     }
+}
+
+/// A drain that only listens until it is told to proceed; none where there is no TCP port.
+pub(super) fn held_drain(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Option<Drain> {
+    let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
+    let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
+    if ports.is_empty() || container.sandbox.is_empty() {
+        return None;
+    }
+    let deadline_ms = u64::try_from(deploy.drain_deadline().as_millis()).unwrap_or(u64::MAX);
+    let drain = Drain::new(container.sandbox.clone().into(), ports, deadline_ms);
+    Some(Drain { hold: true, near: deploy.near.clone(), ..drain })
 }
 
 /// The UDP flows of fixed ports that lead to these containers, straight or through the engine's userland proxy.

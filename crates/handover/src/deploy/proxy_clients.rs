@@ -3,15 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::time::Duration;
 
 use futures_util::future::join_all;
-use handover_core::switch::Protocol;
 use handover_host::protocol::{Drain, DrainReport, SessionOp};
 use serde_json::Value;
 
-use super::drain::summary;
+use super::drain::{held_drain, summary};
 use super::steps::Deploy;
 use crate::event::DrainSummary;
 use crate::helper::{Helper, UnderWay};
@@ -19,8 +16,6 @@ use crate::helper::{Helper, UnderWay};
 /// Listens to connections of proxies' clients from its beginning on. Best effort: what cannot be listened to sees a reload as ever.
 pub(super) struct ProxyClients {
     session: Helper,
-    near: Vec<(IpAddr, u8)>,
-    deadline: Duration,
     proxies: Vec<Proxy>,
     /// What has been taken over and not ended.
     ending: RefCell<Vec<UnderWay>>,
@@ -29,44 +24,28 @@ pub(super) struct ProxyClients {
 struct Proxy {
     /// Id of its container.
     id: String,
-    sandbox: String,
-    ports: Vec<u16>,
+    drain: Drain,
     listening: RefCell<Option<UnderWay>>,
 }
 
 impl ProxyClients {
-    /// Begins to listen to the clients of these containers.
+    /// Begins to listen to the clients of these containers. None shares the network of another (one that does is no peer and no
+    /// router), so that no connection is taken over twice.
     pub(super) async fn listen(deploy: &Deploy, containers: BTreeSet<String>) -> Self {
-        let mut clients = Self {
-            session: deploy.session.clone(),
-            near: deploy.near.clone(),
-            deadline: deploy.drain_deadline(),
-            proxies: Vec::new(),
-            ending: RefCell::default(),
-        };
         let found = containers.into_iter().map(|id| async move {
             let container = deploy.engine.inspect(&id).await.ok()??;
             let ports = deploy.used_ports(&container).await.ok()?;
-            let tcp = ports.into_iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
-            let ports = tcp.map(|(port, _)| port).collect();
-            Some(Proxy { id, sandbox: container.sandbox, ports, listening: RefCell::default() })
+            let drain = held_drain(deploy, &container, &ports)?;
+            Some(Proxy { id, drain, listening: RefCell::default() })
         });
-        clients.proxies = join_all(found).await.into_iter().flatten().collect();
-        // Containers may share a network, and a connection must not be taken over twice.
-        clients.proxies.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
-        clients.proxies.dedup_by(|a, b| a.sandbox == b.sandbox);
+        let proxies = join_all(found).await.into_iter().flatten().collect();
+        let clients = Self { session: deploy.session.clone(), proxies, ending: RefCell::default() };
         clients.proxies.iter().for_each(|proxy| clients.listen_to(proxy));
         clients
     }
 
     fn listen_to(&self, proxy: &Proxy) {
-        if proxy.ports.is_empty() {
-            return;
-        }
-        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
-        let drain = Drain::new(proxy.sandbox.clone().into(), proxy.ports.clone(), deadline_ms);
-        let drain = Drain { hold: true, near: self.near.clone(), ..drain };
-        proxy.listening.replace(self.session.begin(SessionOp::Drain(drain)).ok());
+        proxy.listening.replace(self.session.begin(SessionOp::Drain(proxy.drain.clone())).ok());
     }
 
     /// Lets these proxies reload. May be repeated.
