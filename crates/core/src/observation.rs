@@ -29,6 +29,8 @@ pub struct Observation {
     pub guard: Option<Container>,
     /// The project's keeper, if an earlier deploy left one.
     pub keeper: Option<Container>,
+    /// Whether another deploy of the project is under way: what was seen may be another when it has ended.
+    pub deploying: bool,
     /// All other containers of the engine.
     pub foreign: Vec<Container>,
     /// Local images by the reference that a service names.

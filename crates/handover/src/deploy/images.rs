@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use handover_core::images::{PullRule, image_work};
+use handover_core::images::{ImageWork, PullRule, image_work};
 use handover_core::observation::Observation;
 use handover_core::project::Project;
 
@@ -11,25 +11,19 @@ use crate::compose::Compose;
 use crate::event::{Events, Step};
 use crate::failure::{Exit, Failure, Result};
 
-/// Pulls and builds. Returns whether anything was done, so that images must be looked at again.
-pub(crate) async fn make_available(
-    compose: &Compose,
-    project: &Project,
-    observed: &Observation,
-    selected: &BTreeSet<String>,
-    args: &UpArgs,
-    events: &Events,
-) -> Result<bool> {
+/// What has to be pulled and built.
+pub(super) fn work(project: &Project, observed: &Observation, selected: &BTreeSet<String>, args: &UpArgs) -> ImageWork {
     let rule = match args.pull {
         None => PullRule::ByService,
         Some(Pull::Always) => PullRule::Always,
         Some(Pull::Missing) => PullRule::Missing,
         Some(Pull::Never) => PullRule::Never,
     };
-    let work = image_work(project, observed, selected, rule, args.build);
-    if work.is_empty() {
-        return Ok(false);
-    }
+    image_work(project, observed, selected, rule, args.build)
+}
+
+/// Pulls and builds.
+pub(super) async fn make_available(compose: &Compose, work: &ImageWork, events: &Events) -> Result<()> {
     events
         .step(Step::Images, async {
             if !work.pull_always.is_empty() {
@@ -44,7 +38,7 @@ pub(crate) async fn make_available(
             if !work.build.is_empty() {
                 compose.build(&work.build, events).await?;
             }
-            Ok(true)
+            Ok(())
         })
         .await
 }

@@ -1,22 +1,34 @@
-//! Load: Compose resolves the project, the engine answers, both side by side.
+//! Load: Compose resolves the project, the engine tells what is there, both side by side.
 
 use handover_core::project::{Project, ProjectError};
 
 use crate::cli::ProjectArgs;
 use crate::compose::Compose;
-use crate::engine::Engine;
+use crate::engine::{Engine, Listing};
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
+/// What is known when Compose and the engine have answered.
+pub(super) struct Loaded {
+    pub(super) project: Project,
+    pub(super) engine: Engine,
+    /// What the engine listed meanwhile.
+    pub(super) listing: Listing,
+}
+
 /// Loads the project and connects to the engine. Whether Compose is new enough is only asked where its words make no sense: whoever
 /// goes on asks that.
-pub(crate) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<(Project, Engine)> {
+pub(super) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<Loaded> {
     let _waiting = events.waiting();
-    let (config, hashes, engine) =
-        tokio::join!(compose.config(), compose.hashes(), Engine::connect(args, events.clone()));
+    let connecting = async {
+        let engine = Engine::connect(args, events.clone()).await?;
+        let listing = engine.list().await?;
+        Ok((engine, listing))
+    };
+    let (config, hashes, connected) = tokio::join!(compose.config(), compose.hashes(), connecting);
     let project = config.and_then(|config| parse(&config, &hashes?, args));
     match project {
-        Ok(project) => Ok((project, engine?)),
+        Ok(project) => connected.map(|(engine, listing)| Loaded { project, engine, listing }),
         Err(failure) => Err(compose.version().await.err().unwrap_or(failure)),
     }
 }

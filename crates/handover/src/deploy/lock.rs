@@ -37,6 +37,11 @@ impl Taken {
         let attached = engine.start_ours(&self.id).await?;
         Ok(Lock { session: Helper::new("session helper", attached), id: self.id })
     }
+
+    /// Gives it back before anything was started.
+    pub(crate) async fn give_back(self, engine: &Engine) {
+        let _ = engine.remove_all(&[self.id]).await;
+    }
 }
 
 impl Lock {

@@ -34,12 +34,13 @@ use handover_core::project::Project;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
-use crate::engine::Engine;
+use crate::engine::{Engine, Listing};
 use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Exit, Failure};
 use crate::helper::Helper;
 use crate::interrupt::Interrupt;
 use hand_over::HandOver;
+use load::Loaded;
 use lock::Taken;
 use standin::BringUp;
 use steps::Deploy;
@@ -50,8 +51,11 @@ type Outcome<T> = std::result::Result<T, Vec<Failure>>;
 /// Makes a plan and changes nothing.
 pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
     let compose = Compose::new(project_args.clone());
-    let (project, engine) = load::load(&compose, &project_args, events).await.map_err(one)?;
-    let observed = first_look(&compose, &engine, &project, args.remove_orphans).await?;
+    let Loaded { project, engine, listing } = load::load(&compose, &project_args, events).await.map_err(one)?;
+    let observing = observe(&compose, &engine, &project, listing, args.remove_orphans);
+    let (observed, version) = tokio::join!(observing, compose.version());
+    version.map_err(one)?;
+    let observed = observed?;
     let mut plan = make_plan(&project, &observed, &request(args));
     evidence::add(&mut plan, &project, &observed, &engine).await;
     if plan.refusals.is_empty() && !plan.rolling.is_empty() {
@@ -131,18 +135,22 @@ async fn give_up(begun: Option<BringUp>, engine: &Engine) {
 async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Begun>> {
     let compose = Compose::new(project_args.clone());
     let loading = load::load(&compose, &project_args, events);
-    let (project, engine) = events.step(Step::Load, loading).await.map_err(one)?;
+    let Loaded { project, engine, listing } = events.step(Step::Load, loading).await.map_err(one)?;
     let request = request(&args.plan);
     let selected = selected_services(&project, &request.services).map_err(|refusal| vec![Failure::from(&refusal)])?;
 
-    let observing = first_look(&compose, &engine, &project, request.remove_orphans);
+    let observing = observe(&compose, &engine, &project, listing, request.remove_orphans);
     let mut observed = events.step(Step::Observe, observing).await?;
-    if images::make_available(&compose, &project, &observed, &selected, args, events).await.map_err(one)? {
-        observed = observe(&compose, &engine, &project, request.remove_orphans).await?;
+    let work = images::work(&project, &observed, &selected, args);
+    if !work.is_empty() {
+        let (version, made) = tokio::join!(compose.version(), images::make_available(&compose, &work, events));
+        version.and(made).map_err(one)?;
+        let listing = engine.list().await.map_err(one)?;
+        observed = observe(&compose, &engine, &project, listing, request.remove_orphans).await?;
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
     let first = planned(&engine, &project, &observed, &request).await?;
-    if first.is_empty() && !left_by_earlier_run(&observed) {
+    if first.is_empty() && !observed.deploying && !left_by_earlier_run(&observed) {
         return Ok(None);
     }
     let locking = async {
@@ -150,8 +158,16 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events).await?;
         Ok((image, taken))
     };
-    let (image, taken) = events.step(Step::Lock, locking).await.map_err(one)?;
-    let nothing_first = !first.create_resources && first.create_first.is_empty() && !left_by_earlier_run(&observed);
+    // Where nothing had to be pulled, Compose has not been asked for its version yet; nothing has moved, so that this is soon enough.
+    let asking = async { if work.is_empty() { compose.version().await.map(drop) } else { Ok(()) } };
+    let (version, locked) = tokio::join!(asking, events.step(Step::Lock, locking));
+    let (image, taken) = locked.map_err(one)?;
+    if let Err(failure) = version {
+        taken.give_back(&engine).await;
+        return Err(one(failure));
+    }
+    let settled = !observed.deploying && !left_by_earlier_run(&observed);
+    let nothing_first = settled && !first.create_resources && first.create_first.is_empty();
     let allowed = nothing_first && project_refusals(&project, &first, &observed).is_empty();
     let standin = first.standin.filter(|_| allowed);
     Ok(Some(Begun { compose, engine, project, image, taken, observed, standin }))
@@ -167,7 +183,7 @@ async fn deploy_locked(
 ) -> Outcome<Proof> {
     let events = &deploy.events;
     let request = &request(&deploy.args.plan);
-    if waited || left_by_earlier_run(&observed) {
+    if waited || observed.deploying || left_by_earlier_run(&observed) {
         observed = deploy.observe().await?;
     }
     if !observed.half_replaced.is_empty() {
@@ -224,18 +240,16 @@ fn request(args: &PlanArgs) -> Request {
     }
 }
 
-/// Looks at the engine, and asks Compose meanwhile whether it is new enough: with what loads the project it would be a third process
-/// on what may be two cores.
-async fn first_look(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
-    let (observed, version) = tokio::join!(observe(compose, engine, project, orphans), compose.version());
-    version.map_err(one)?;
-    observed
-}
-
-/// Looks at the engine. Where orphans are to be removed, containers of services that a profile hides are not among them, as
+/// What is there, of what the engine has listed. Where orphans are to be removed, containers of services that a profile hides are not among them, as
 /// for Compose.
-async fn observe(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
-    let mut observed = engine.observe(project).await.map_err(one)?;
+async fn observe(
+    compose: &Compose,
+    engine: &Engine,
+    project: &Project,
+    listing: Listing,
+    orphans: bool,
+) -> Outcome<Observation> {
+    let mut observed = engine.observe(project, listing).await.map_err(one)?;
     if orphans && observed.orphans(project).next().is_some() {
         let hidden = compose.all_services().await.map_err(one)?;
         observed.containers.retain(|container| {

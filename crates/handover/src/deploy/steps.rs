@@ -83,7 +83,8 @@ impl Deploy {
 
     /// Looks at the engine again.
     pub(super) async fn observe(&self) -> Outcome<Observation> {
-        super::observe(&self.compose, &self.engine, &self.project, self.args.plan.remove_orphans).await
+        let listing = self.engine.list().await.map_err(super::one)?;
+        super::observe(&self.compose, &self.engine, &self.project, listing, self.args.plan.remove_orphans).await
     }
 
     /// Stops the real containers of the group, entry services first, then what they use. UDP flows move to the stand-in before

@@ -8,3 +8,4 @@ mod observe;
 
 pub(crate) use connect::Engine;
 pub(crate) use containers::{Inspected, Role};
+pub(crate) use observe::Listing;

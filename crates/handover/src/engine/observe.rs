@@ -19,17 +19,28 @@ use super::connect::Engine;
 use super::containers::Role;
 use crate::failure::{Result, engine_status};
 
+/// What the engine lists whatever the project is called.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    containers: Vec<(Container, HashMap<String, String>)>,
+    networks: BTreeMap<String, Network>,
+    volumes: BTreeSet<String>,
+}
+
 impl Engine {
-    /// Looks at everything that a plan needs; all calls side by side.
-    pub(crate) async fn observe(&self, project: &Project) -> Result<Observation> {
+    /// Lists what is there; all calls side by side.
+    pub(crate) async fn list(&self) -> Result<Listing> {
+        let _waiting = self.events.waiting();
+        let (containers, networks, volumes) = tokio::try_join!(self.all_containers(), self.networks(), self.volumes())?;
+        Ok(Listing { containers, networks, volumes })
+    }
+
+    /// Looks at everything that a plan needs, with what was listed a moment ago.
+    pub(crate) async fn observe(&self, project: &Project, listing: Listing) -> Result<Observation> {
         let _waiting = self.events.waiting();
         let references: BTreeSet<&str> = project.services.values().map(|service| service.image.as_str()).collect();
-        let (containers, images, networks, volumes) = tokio::try_join!(
-            self.all_containers(),
-            try_join_all(references.into_iter().map(|reference| self.image(reference))),
-            self.networks(),
-            self.volumes(),
-        )?;
+        let images = try_join_all(references.into_iter().map(|reference| self.image(reference))).await?;
+        let Listing { containers, networks, volumes } = listing;
         let mut observed = Observation {
             architecture: self.architecture.clone(),
             images: images.into_iter().flatten().collect(),
@@ -48,7 +59,7 @@ impl Engine {
             } else if ours && role == Some(Role::Keeper.word()) {
                 observed.keeper = Some(container);
             } else if ours {
-                // The session helper of a deploy under way; the lock deals with it.
+                observed.deploying |= role == Some(Role::Session.word());
             } else if container.project == standin && service_container {
                 observed.standin.push(container);
             } else if container.project == project.name && service_container {
