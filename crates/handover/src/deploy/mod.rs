@@ -56,8 +56,7 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
     let (observed, version) = tokio::join!(observing, compose.version());
     version.map_err(one)?;
     let observed = observed?;
-    let mut plan = make_plan(&project, &observed, &request(args));
-    evidence::add(&mut plan, &project, &observed, &engine).await;
+    let mut plan = planned(&engine, &project, &observed, &request(args)).await;
     if plan.refusals.is_empty() && !plan.rolling.is_empty() {
         let tell = async |helper: &Helper| callers::tell(&engine, helper, &mut plan, &observed).await;
         look::with_look(&engine, &project.name, tell).await;
@@ -149,7 +148,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
         observed = observe(&compose, &engine, &project, listing, request.remove_orphans).await?;
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
-    let first = planned(&engine, &project, &observed, &request).await?;
+    let first = not_refused(planned(&engine, &project, &observed, &request).await)?;
     if first.is_empty() && !observed.deploying && !left_by_earlier_run(&observed) {
         return Ok(None);
     }
@@ -168,8 +167,7 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
     }
     let settled = !observed.deploying && !left_by_earlier_run(&observed);
     let nothing_first = settled && !first.create_resources && first.create_first.is_empty();
-    let allowed = nothing_first && project_refusals(&project, &first, &observed).is_empty();
-    let standin = first.standin.filter(|_| allowed);
+    let standin = first.standin.filter(|_| nothing_first);
     Ok(Some(Begun { compose, engine, project, image, taken, observed, standin }))
 }
 
@@ -194,11 +192,11 @@ async fn deploy_locked(
         deploy.finish_earlier_run(&observed).await.map_err(one)?;
         observed = deploy.observe().await?;
     }
-    let mut plan = planned(&deploy.engine, &deploy.project, &observed, request).await?;
+    let mut plan = not_refused(planned(&deploy.engine, &deploy.project, &observed, request).await)?;
     callers::tell(&deploy.engine, &deploy.session, &mut plan, &observed).await;
     events.emit(Event::Planned(Box::new(plan.clone())));
     let checking = async {
-        let host = preflight::check(&deploy.project, &plan, &observed, &deploy.session).await?;
+        let host = preflight::check(&deploy.engine, &deploy.project, &plan, &observed, &deploy.session).await?;
         routers::Routers::open(deploy, &plan, &observed).await?;
         Ok::<_, Vec<Failure>>(host)
     };
@@ -225,9 +223,15 @@ async fn deploy_locked(
     Ok(proof)
 }
 
-async fn planned(engine: &Engine, project: &Project, observed: &Observation, request: &Request) -> Outcome<Plan> {
+/// The plan, with all that is known about it before the host is asked.
+async fn planned(engine: &Engine, project: &Project, observed: &Observation, request: &Request) -> Plan {
     let mut plan = make_plan(project, observed, request);
     evidence::add(&mut plan, project, observed, engine).await;
+    plan.refusals.extend(project_refusals(project, &plan, observed));
+    plan
+}
+
+fn not_refused(plan: Plan) -> Outcome<Plan> {
     if plan.refusals.is_empty() { Ok(plan) } else { Err(Failure::refused(&plan.refusals)) }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Engine {
     pub(super) docker: Docker,
     /// Architecture of the engine's host, in the words of images.
     pub(crate) architecture: String,
+    /// Whether it runs without root.
+    pub(super) rootless: bool,
     pub(super) events: Events,
     socket: PathBuf,
     /// Keeps the local end of a bridge to a remote engine alive.
@@ -48,9 +50,11 @@ impl Engine {
             .map_err(|error| unreachable_engine(&socket, &engine_words(&error)))?;
         let docker = docker.negotiate_version().await.map_err(|error| unreachable_engine(&socket, &words(&error)))?;
         let docker = with_version_in_path(docker);
-        let version = docker.version().await.map_err(|error| unreachable_engine(&socket, &words(&error)))?;
+        let (version, info) = tokio::try_join!(docker.version(), docker.info())
+            .map_err(|error| unreachable_engine(&socket, &words(&error)))?;
         let architecture = version.arch.unwrap_or_default();
-        Ok(Self { docker, architecture, events: events.clone(), socket, _bridge: bridge })
+        let rootless = info.security_options.iter().flatten().any(|option| option == "name=rootless");
+        Ok(Self { docker, architecture, rootless, events: events.clone(), socket, _bridge: bridge })
     }
 
     /// The local socket that leads to the engine: its own, or our end of the bridge to a remote one. It is there while this or a

@@ -43,6 +43,7 @@ impl Engine {
         let Listing { containers, networks, volumes } = listing;
         let mut observed = Observation {
             architecture: self.architecture.clone(),
+            rootless: self.rootless,
             images: images.into_iter().flatten().collect(),
             networks,
             volumes,

@@ -1,6 +1,7 @@
-//! Kernels that lack what handover needs: refused before anything moves, in the kernel's words, with what works nevertheless.
+//! Kernels and engines that lack what handover needs: refused before anything moves, in the kernel's words, with what works
+//! nevertheless.
 //!
-//! The test runs on an engine of its own, whose containers' system calls are answered as such a kernel would (`scripts/test`):
+//! Each test runs on an engine of its own, whose containers' system calls are answered as there (`scripts/test`):
 //!
 //! `scripts/engines up 28-no-nftables --add-runtime lacking="$PWD/scripts/lib/runc-without-nftables" --default-runtime lacking`
 
@@ -20,6 +21,20 @@ fn deployed_in_place(stack: &Stack, file: &str, service: &str) {
     stack.up(&[]).expect_success().expect_says("nothing to do");
 }
 
+/// A service behind some proxy, whose calls would be led where they come from.
+const ROLLED: &str = "x-handover: {services: {app: {strategy: rolling}}}\n";
+
+#[test]
+fn where_no_namespace_of_another_container_can_be_entered() {
+    let mut stack = Stack::new("no-setns");
+    stack.compose_file(&format!("{APP}{ROLLED}"));
+    stack.up(&[]).expect_success();
+    stack.set("VERSION", "v2");
+    let kernels_words = "Operation not permitted";
+    refused(&stack, &[], 7, &["app cannot be rolled here", kernels_words, "app: { strategy: in-place }"]);
+    deployed_in_place(&stack, APP, "app");
+}
+
 #[test]
 fn without_nftables() {
     let kernels_words = "Protocol not supported";
@@ -32,8 +47,7 @@ fn without_nftables() {
     deployed_in_place(&stack, WEB, "web");
 
     let mut stack = Stack::new("no-nftables");
-    let rolled = format!("{APP}x-handover: {{services: {{app: {{strategy: rolling}}}}}}\n");
-    stack.compose_file(&rolled);
+    stack.compose_file(&format!("{APP}{ROLLED}"));
     stack.up(&[]).expect_success();
     stack.set("VERSION", "v2");
     refused(&stack, &[], 7, &["app cannot be rolled here", kernels_words, "app: { strategy: in-place }"]);
