@@ -172,15 +172,19 @@ fn ten_deploys_in_a_row_lose_no_kept_alive_post() {
     let mut stack = behind_traefik("roll-ten", &app(&[], &[LABELS, HEALTHCHECK]));
     stack.start();
     let load = stack.load([stack.stream(Kind::Post, 20.0), stack.stream(Kind::Keepalive, 40.0)]);
+    let mut told = String::new();
     for number in 2..=11 {
         let version = format!("v{number}");
         stack.set("VERSION", &version);
         load.mark(&version);
-        stack.up(&[]).expect_success();
+        told += &stack.up(&[]).expect_success().to_string();
         stack.assert_nothing_left();
     }
     let report = finish(load, "v11");
     // Those that Traefik keeps alive are handed on: not one may cross the drain.
+    if report.total.failed > 0 {
+        eprintln!("{told}");
+    }
     report.assert_no_failures();
     report.assert_nothing_noticed();
     stack.assert_done();
