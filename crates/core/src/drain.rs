@@ -205,6 +205,11 @@ impl Heard {
         self.last.map(|(_, at)| now.saturating_sub(at))
     }
 
+    /// Whether what passed last has completed an HTTP/1 answer.
+    pub fn has_answered_http1(&self) -> bool {
+        self.pause_after_answer(Duration::ZERO).is_some()
+    }
+
     /// What ends an HTTP/2 connection on which no stream is open; `None` while anything else is the case.
     pub fn goaway(&self, now: Duration) -> Option<[u8; 17]> {
         self.streams.idle(now).then(|| self.streams.goaway())

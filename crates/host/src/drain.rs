@@ -1,7 +1,8 @@
 //! The drain of one container: each of its connections ends at an instant when it is idle.
 //!
 //! Those that speak HTTP in the clear are taken over (`hand_on`): their next request is the last, or they are told that no
-//! more are looked at, and none is lost. The others are closed.
+//! more are looked at, and none is lost. So are those on which nothing was heard, if their client was heard to speak HTTP/1 on
+//! others: a proxy reaches for the bottom of its pool just when those at the top come to their ends. The others are closed.
 //!
 //! One thread inside the container's network namespace. It waits for packets; what they tell decides, together with a
 //! look at the socket itself. The last thing before a connection is closed is to ask for packets once more: a request that
@@ -58,12 +59,17 @@ impl Control {
         self.proceed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it closes connections already.
-    pub(crate) fn proceeds(&self) -> bool {
+    /// Whether it closes connections.
+    fn proceeds(&self) -> bool {
         self.proceed.load(Ordering::Relaxed)
     }
 
-    /// Take no further connection.
+    /// Only listen, until told to proceed again.
+    pub(crate) fn hold(&self) {
+        self.proceed.store(false, Ordering::Relaxed);
+    }
+
+    /// Take no further connection, and end.
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Relaxed);
     }
@@ -131,6 +137,8 @@ struct Draining {
     hand_on: HandOn,
     /// When something last came from or went to a client.
     clients_heard: HashMap<IpAddr, Duration>,
+    /// Clients that got answers by HTTP/1 in the clear, and from which port.
+    speak_http1: HashSet<(IpAddr, u16)>,
     rhythm: Rhythm,
     survey_due: Duration,
     closing_since: Option<Duration>,
@@ -161,6 +169,7 @@ impl Draining {
             connections: HashMap::new(),
             hand_on: HandOn::begin(runtime),
             clients_heard: HashMap::new(),
+            speak_http1: HashSet::new(),
             rhythm: Rhythm::default(),
             survey_due: Duration::ZERO,
             closing_since: None,
@@ -180,11 +189,16 @@ impl Draining {
         let mut told = None;
         let mut tell_due = Duration::ZERO;
         loop {
-            if self.closing_since.is_none() && control.proceeds() {
-                self.hand_on.proceed();
-                self.closing_since = Some(self.now());
-            }
             let leaves = control.leave.load(Ordering::Relaxed);
+            match self.closing_since {
+                None if leaves => self.closing_since = Some(self.now()),
+                None if control.proceeds() => {
+                    self.hand_on.proceed();
+                    self.closing_since = Some(self.now());
+                }
+                Some(_) if !control.proceeds() && !leaves => self.closing_since = None,
+                _ => {}
+            }
             if let Some(since) = self.closing_since {
                 if leaves {
                     self.connections.clear();
@@ -249,8 +263,10 @@ impl Draining {
             connection.socket = Some(socket);
             self.connections.insert(ends, connection);
         }
-        // Those that only packets told of were never more than a packet: a refused connection, say.
-        self.ended += before.values().filter(|connection| connection.socket.is_some()).count();
+        if self.closing_since.is_some() {
+            // Those that only packets told of were never more than a packet: a refused connection, say.
+            self.ended += before.values().filter(|connection| connection.socket.is_some()).count();
+        }
         self.rhythm.lasting(self.connections.values().filter_map(|connection| connection.heard.pause(started)));
         let took = self.now().saturating_sub(started);
         self.survey_due = self.now() + SURVEY_EVERY.max(took * 20);
@@ -290,8 +306,10 @@ impl Draining {
             }
         }
         let http2 = connection.heard.goaway(now).is_some();
-        let takes_over = self.hand_on.works() && !connection.only_closed && connection.heard.pause(now).is_some();
-        if takes_over && !self.hand_on.find(&socket) {
+        let speaks_http1 = self.speak_http1.contains(&(ends.1.ip(), ends.0.port()));
+        let speaks_http = connection.heard.pause(now).is_some() || (speaks_http1 && !connection.heard.anything());
+        let takes_over = self.hand_on.works() && !connection.only_closed && speaks_http;
+        if self.hand_on.finds() && !connection.only_closed && !self.hand_on.find(&socket) {
             connection.not_found += 1;
             connection.only_closed = connection.not_found >= FIND;
             connection.due = now + TAKE_AGAIN;
@@ -341,7 +359,8 @@ impl Draining {
                 }
             }
             Verdict::Idle if !connection.heard.anything() || connection.heard.agrees(&look, now) => {
-                let closed = self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
+                let ended = self.hand_on.end(&fresh);
+                let closed = ended || self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
                 self.connections.remove(&ends);
                 if closed {
                     self.look_to_close.push(looked.elapsed());
@@ -447,6 +466,7 @@ struct NoteTaker<'a> {
     connections: &'a mut HashMap<Ends, Connection>,
     hand_on: &'a mut HandOn,
     clients_heard: &'a mut HashMap<IpAddr, Duration>,
+    speak_http1: &'a mut HashSet<(IpAddr, u16)>,
     rhythm: &'a mut Rhythm,
     survey_due: &'a mut Duration,
 }
@@ -463,6 +483,7 @@ impl<'a> Notes<'a> {
                 connections: &mut draining.connections,
                 hand_on: &mut draining.hand_on,
                 clients_heard: &mut draining.clients_heard,
+                speak_http1: &mut draining.speak_http1,
                 rhythm: &mut draining.rhythm,
                 survey_due: &mut draining.survey_due,
             },
@@ -503,6 +524,9 @@ impl NoteTaker<'_> {
         let connection = self.connections.entry(ends).or_insert_with(|| Connection::new(now));
         if let Some(pause) = connection.heard.segment(speaker, segment.sequence, segment.length, segment.seen, now) {
             self.rhythm.ended(pause);
+        }
+        if connection.heard.has_answered_http1() {
+            self.speak_http1.insert((ends.1.ip(), ends.0.port()));
         }
         connection.due = now + self.quiet;
     }

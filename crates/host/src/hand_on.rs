@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::runtime::Handle;
 
 use crate::client_address::ClientAddresses;
@@ -63,9 +63,9 @@ impl HandOn {
         }
     }
 
-    /// From now on connections are taken over.
+    /// From now on connections are taken over. May be repeated.
     pub(crate) fn proceed(&mut self) {
-        if self.holders.is_some() {
+        if self.holders.is_some() && self.addresses.is_none() {
             // Without it, a packet that comes within some 20 µs is answered with a reset: still far better than a close.
             self.guard = self.runtime.block_on(ResetGuard::load()).ok();
             self.addresses = ClientAddresses::load(&self.runtime).ok();
@@ -77,7 +77,12 @@ impl HandOn {
         self.holders.is_some() && self.addresses.is_some()
     }
 
-    /// Whether it is known who holds this socket, so that [`HandOn::take`] is quick.
+    /// Whether it can be found out who holds a socket.
+    pub(crate) fn finds(&self) -> bool {
+        self.holders.is_some()
+    }
+
+    /// Whether it is known who holds this socket, so that [`HandOn::take`] and [`HandOn::end`] are quick.
     pub(crate) fn find(&mut self, socket: &DiagSocket) -> bool {
         self.holders.as_mut().is_some_and(|holders| holders.find(socket.inode))
     }
@@ -118,7 +123,19 @@ impl HandOn {
         }
     }
 
-    /// Whether a connection is in our hands, or is our own to the server.
+    /// Ends a connection as its server would: with an end and no reset, after which a peer's connection tracking would lead the
+    /// next connection from the same port where this one was. False where nothing was done.
+    pub(crate) fn end(&mut self, socket: &DiagSocket) -> bool {
+        let duplicate = self.holders.as_mut().map(|holders| holders.duplicate(socket.inode));
+        let Some(Ok(Some(theirs))) = duplicate else { return false };
+        let ended = SockRef::from(&theirs).shutdown(Shutdown::Both).is_ok();
+        if ended {
+            self.taken.insert((socket.local, socket.remote));
+        }
+        ended
+    }
+
+    /// Whether a connection is in our hands or was ended, or is our own to the server.
     pub(crate) fn has(&self, ends: &Ends) -> bool {
         self.taken.contains(ends) || self.relayed.contains(ends)
     }

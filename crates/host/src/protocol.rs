@@ -171,8 +171,14 @@ pub enum SessionOp {
         /// `id` of the drain.
         request: u64,
     },
-    /// Lets a drain that closes leave all further connections alone: it ends once those that it has taken over have ended. Answers
-    /// `{}`; the same if it has ended.
+    /// Lets a drain that closes only listen again, until it is told to proceed once more; what it has taken over comes to its end.
+    /// Answers `{}`; the same if it has ended.
+    Hold {
+        /// `id` of the drain.
+        request: u64,
+    },
+    /// Lets a drain leave all further connections alone: it ends once those that it has taken over have ended. Answers `{}`; the
+    /// same if it has ended.
     Leave {
         /// `id` of the drain.
         request: u64,

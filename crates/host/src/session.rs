@@ -86,7 +86,7 @@ async fn serve(output: &Output) -> Result<(), HostError> {
 /// Whoever asked is gone, perhaps in the middle of a drain: what was taken over comes to its end, and nothing else is.
 async fn leave(requests: &Requests, mut drained: mpsc::Receiver<Infallible>) {
     for (_, UnderWay { cancel, drain }) in lock(requests).drain() {
-        match drain.filter(|drain| drain.proceeds()) {
+        match drain {
             Some(drain) => drain.leave(),
             None => drop(cancel.send(())),
         }
@@ -114,6 +114,12 @@ fn begin(
         SessionOp::Proceed { request } => {
             if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
                 control.proceed();
+            }
+            output.ok(id, &json!({}));
+        }
+        SessionOp::Hold { request } => {
+            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
+                control.hold();
             }
             output.ok(id, &json!({}));
         }
@@ -195,7 +201,7 @@ async fn answer(
             output.ok(id, &inside::converse(process, door, text).await?);
         }
         // Answered where they came in.
-        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } | SessionOp::Leave { .. } => {}
+        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } | SessionOp::Hold { .. } | SessionOp::Leave { .. } => {}
     }
     Ok(())
 }

@@ -69,7 +69,9 @@ fn asks_whom_the_server_sees(from: &str, prefix: u8, call: &str) -> Outcome {
     let (own, server): (IpAddr, SocketAddr) = (from.parse()?, call.parse()?);
     let mut stream = namespace.inside(|| {
         let mut add = Command::new("ip");
-        add.args(["address", "add", &format!("{from}/{prefix}"), "dev", "lo"]).status()?;
+        add.args(["address", "add", &format!("{from}/{prefix}"), "dev", "lo"]);
+        // Else nobody can use it before the kernel's worker has looked at it.
+        add.args(own.is_ipv6().then_some("nodad")).status()?;
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
         socket.bind(&SocketAddr::new(own, 0).into())?;
         socket.connect(&server.into())?;
@@ -212,6 +214,51 @@ fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     assert_eq!((&report["handed_on"], &report["closed_idle"]), (&json!(1), &json!(0)), "{report}");
     other.set_read_timeout(Some(Duration::from_millis(1)))?;
     assert!((&other).read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    Ok(())
+}
+
+#[test]
+fn a_connection_on_which_nothing_was_heard_is_handed_on_where_its_client_speaks_http_on_others() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let mut silent = namespace.connect("127.0.0.1:80")?;
+    ask(&mut silent)?;
+    let (mut session, drained) = listening(&namespace)?;
+    let used = namespace.connect("127.0.0.1:80")?;
+    let used = std::thread::spawn(move || post_until_closed(used, pauses(Duration::from_millis(40), true, 1), 10));
+    // Long after the drain has come to see that it is idle, as far as the kernel tells.
+    let silent =
+        std::thread::spawn(move || post_until_closed(silent, pauses(Duration::from_millis(3400), false, 1), 10));
+    session.send(json!({"proceed": {"request": drained}}))?;
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!(used.join().ok().map(|answered| answered.is_some()), Some(true), "{report}");
+    assert_eq!(silent.join().ok(), Some(Some(1)), "{report}");
+    assert_eq!((&report["handed_on"], &report["closed_idle"]), (&json!(2), &json!(0)), "{report}");
+    Ok(())
+}
+
+#[test]
+fn a_drain_that_only_listens_again_takes_over_whatever_comes_once_it_is_told_to_proceed_again() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (mut session, drained) = listening(&namespace)?;
+    for _ in 0..2 {
+        let stream = namespace.connect("127.0.0.1:80")?;
+        session.ask(json!({"proceed": {"request": drained}}))?;
+        let client =
+            std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+        assert!(client.join().is_ok_and(|answered| answered.is_some()));
+        session.ask(json!({"hold": {"request": drained}}))?;
+        // One of its own rhythm is left alone now.
+        let mut other = namespace.connect("127.0.0.1:80")?;
+        for pause in pauses(Duration::from_millis(40), false, 1).take(5) {
+            std::thread::sleep(pause);
+            assert_eq!(ask(&mut other)?, "old 0");
+        }
+    }
+    session.ask(json!({"leave": {"request": drained}}))?;
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!((&report["handed_on"], &report["left"]), (&json!(2), &json!([])), "{report}");
     Ok(())
 }
 

@@ -3,15 +3,16 @@
 #[allow(dead_code)] // other tests use the rest
 mod support;
 
+use std::io::Read;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Helper, Namespace, Outcome, ask};
+use support::{Helper, Namespace, Outcome, Server, ask};
 
 const OLD: [&str; 2] = ["10.99.0.2", "fd00:99::2"];
 const NEW: [&str; 2] = ["10.99.0.3", "fd00:99::3"];
@@ -119,6 +120,38 @@ fn new_connections_are_led_and_counted_and_those_under_way_stay() -> Outcome {
     assert_eq!(network.who(NEW[0])?, "new");
     assert_eq!(network.who(THIRD[1])?, "third");
     assert_eq!(counted(&mut session)?, [json!([OLD[0], NEW[0], true, 1, 2]), json!([OLD[1], NEW[1], true, 1, 2])]);
+    Ok(())
+}
+
+#[test]
+fn whoever_calls_again_from_the_same_port_after_a_drain_is_led_anew() -> Outcome {
+    let network = Network::new()?;
+    let (old, new) = (format!("{}:81", OLD[0]), format!("{}:81", NEW[0]));
+    network.containers.serve(&old, "old")?;
+    // Whose connections can be ended as it would end them.
+    let _server = Server::start(&network.containers, &new, "new")?;
+    let mut session = Helper::start(&["session"])?;
+    load(&mut session, network.table(old_to_new()))?;
+    let call = |from: SocketAddr| {
+        network.peer.inside(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into())?;
+            socket.connect(&old.parse::<SocketAddr>()?.into())?;
+            Ok(TcpStream::from(socket))
+        })
+    };
+    let mut led = call(format!("{}:0", PEER[0]).parse()?)?;
+    let own = led.local_addr()?;
+    assert_eq!(ask(&mut led)?, "new 0");
+    let drained = json!({"sandbox": network.containers.path(), "ports": [81], "deadline_ms": 20_000, "unheard_ms": 50});
+    let report = session.ask(json!({"drain": drained}))?;
+    assert_eq!((&report["closed_idle"], &report["left"]), (&json!(1), &json!([])), "{report}");
+    // An end, and no reset: after that the next connection from this port would go where this one went.
+    assert_eq!(led.read(&mut [0; 1])?, 0);
+    drop(led);
+    load(&mut session, json!({"sandbox": network.peer.path(), "leads": [], "keep": true}))?;
+    assert_eq!(ask(&mut call(own)?)?, "old");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use handover_host::protocol::{Drain, DrainReport, SessionOp};
+use handover_host::protocol::{DrainReport, SessionOp};
 use serde_json::Value;
 
 use super::drain::{held_drain, summary};
@@ -16,16 +16,13 @@ use crate::helper::{Helper, UnderWay};
 /// Listens to connections of proxies' clients from its beginning on. Best effort: what cannot be listened to sees a reload as ever.
 pub(super) struct ProxyClients {
     session: Helper,
-    proxies: Vec<Proxy>,
-    /// What has been taken over and not ended.
-    ending: RefCell<Vec<UnderWay>>,
+    proxies: RefCell<Vec<Proxy>>,
 }
 
 struct Proxy {
     /// Id of its container.
     id: String,
-    drain: Drain,
-    listening: RefCell<Option<UnderWay>>,
+    drain: UnderWay,
 }
 
 impl ProxyClients {
@@ -35,41 +32,36 @@ impl ProxyClients {
         let found = containers.into_iter().map(|id| async move {
             let container = deploy.engine.inspect(&id).await.ok()??;
             let ports = deploy.used_ports(&container).await.ok()?;
-            let drain = held_drain(deploy, &container, &ports)?;
-            Some(Proxy { id, drain, listening: RefCell::default() })
+            let drain = deploy.session.begin(SessionOp::Drain(held_drain(deploy, &container, &ports)?)).ok()?;
+            Some(Proxy { id, drain })
         });
         let proxies = join_all(found).await.into_iter().flatten().collect();
-        let clients = Self { session: deploy.session.clone(), proxies, ending: RefCell::default() };
-        clients.proxies.iter().for_each(|proxy| clients.listen_to(proxy));
-        clients
-    }
-
-    fn listen_to(&self, proxy: &Proxy) {
-        proxy.listening.replace(self.session.begin(SessionOp::Drain(proxy.drain.clone())).ok());
+        Self { session: deploy.session.clone(), proxies: RefCell::new(proxies) }
     }
 
     /// Lets these proxies reload. May be repeated.
     pub(super) async fn spared<T>(&self, containers: &[String], reload: impl Future<Output = T>) -> T {
-        let proxies: Vec<&Proxy> = self.proxies.iter().filter(|proxy| containers.contains(&proxy.id)).collect();
-        let begun: Vec<UnderWay> = proxies.iter().filter_map(|proxy| proxy.listening.take()).collect();
-        for drain in &begun {
-            let _ = self.session.ask::<_, Value>(SessionOp::Proceed { request: drain.id }).await;
+        let drains: Vec<u64> = {
+            let proxies = self.proxies.borrow();
+            proxies.iter().filter(|proxy| containers.contains(&proxy.id)).map(|proxy| proxy.drain.id).collect()
+        };
+        for request in &drains {
+            let _ = self.session.ask::<_, Value>(SessionOp::Proceed { request: *request }).await;
         }
         let reloaded = reload.await;
-        for drain in &begun {
-            let _ = self.session.ask::<_, Value>(SessionOp::Leave { request: drain.id }).await;
+        for request in &drains {
+            let _ = self.session.ask::<_, Value>(SessionOp::Hold { request: *request }).await;
         }
-        self.ending.borrow_mut().extend(begun);
-        proxies.into_iter().for_each(|proxy| self.listen_to(proxy));
         reloaded
     }
 
     /// Waits until what was taken over has ended; what was done with it.
     pub(super) async fn finish(&self) -> DrainSummary {
-        for listening in self.proxies.iter().filter_map(|proxy| proxy.listening.take()) {
-            self.session.cancel(listening.id);
-        }
-        let reports = join_all(self.ending.take().into_iter().map(UnderWay::answer::<DrainReport>)).await;
+        let reports = join_all(self.proxies.take().into_iter().map(|proxy| async move {
+            let _ = self.session.ask::<_, Value>(SessionOp::Leave { request: proxy.drain.id }).await;
+            proxy.drain.answer::<DrainReport>().await
+        }));
+        let reports = reports.await;
         let mut sum = DrainSummary::default();
         reports.into_iter().flatten().for_each(|report| sum.add(&summary(&report)));
         sum

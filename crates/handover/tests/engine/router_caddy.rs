@@ -3,7 +3,7 @@
 use crate::harness::proxies::{HEALTHCHECK, app, with_images};
 use crate::harness::{Stack, assert_few_retries, docker_lines, finish};
 use crate::rolling::{requests, rolled};
-use crate::router_nginx::{applications, assert_hardly_noticed, told};
+use crate::router_nginx::{applications, told};
 
 const CADDY: &str = r#"
 services:
@@ -67,7 +67,7 @@ fn more_and_fewer_replicas_are_told() {
         assert_eq!(upstreams(&stack), names, "{finished}");
         stack.assert_nothing_left();
     }
-    assert_hardly_noticed(&finish(load, "v4"));
+    assert_few_retries(&finish(load, "v4"));
     stack.assert_done();
 }
 

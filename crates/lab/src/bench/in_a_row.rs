@@ -24,7 +24,7 @@ fn deploys(example: &Example, options: &BenchOptions, logs: &Path, say: &dyn Fn(
     let began = Instant::now();
     for number in 1..=deploys {
         let mut up = example.handover(if number % 2 == 1 { NEW } else { OLD });
-        process::run(up.stdin(Stdio::null()), logs, "in-a-row")?;
+        process::run(up.stdin(Stdio::null()), logs, &format!("in-a-row-{number}"))?;
         if number % 10 == 0 {
             let so_far = load.progress().total;
             say(&format!("in a row: {number} deploys, {} good answers, {} failed", so_far.ok, so_far.failed));
