@@ -9,33 +9,31 @@
 //! crosses the close on the wire within the microseconds after that is what remains, and the clients' own rhythm tells when
 //! that is unlikely.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+mod talk;
+
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use handover_core::drain::{Activity as Seen, Heard, Look, Patience, Phase, Rhythm, Speaker, Verdict, judge};
+use handover_core::drain::{Activity as Seen, Look, Patience, Phase, Verdict, judge};
 use handover_core::peer_switch::contains;
 use handover_core::switch::Protocol;
+use talk::{Ends, SURVEY_SOON, Talk};
 use tokio::runtime::Handle;
 
 use crate::error::HostError;
 use crate::hand_on::{Attempt, HandOn};
-use crate::inet_diag::{DiagSocket, InetDiag, state};
+use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
-use crate::packets::{Packets, Segment};
+use crate::packets::Packets;
 use crate::protocol::{self, Activity, DrainProgress, DrainReport, Remaining, Spread};
 
 /// The longest wait for packets: so late a word from outside is heard.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// All connections are looked at this often, to find new ones and those that are gone without a packet.
 const SURVEY_EVERY: Duration = Duration::from_millis(100);
-/// The same after something changed.
-const SURVEY_SOON: Duration = Duration::from_millis(5);
-/// How soon a connection is judged again whose next request is likely just now.
-const RHYTHM_AGAIN: Duration = Duration::from_millis(5);
 /// How soon a connection is judged again of which something was not acknowledged.
 const ACKNOWLEDGED_SOON: Duration = Duration::from_millis(10);
 /// How soon it is tried again to take a connection over.
@@ -106,41 +104,15 @@ pub(crate) async fn run(
     run_in("drain", Some(sandbox), work).await
 }
 
-/// A connection of the container, from the server's side.
-type Ends = (SocketAddr, SocketAddr);
-
-struct Connection {
-    heard: Heard,
-    /// Unknown while only packets told of it.
-    socket: Option<DiagSocket>,
-    /// When to judge it next.
-    due: Duration,
-    /// Packets and the kernel disagreed when we last looked.
-    doubted: bool,
-    /// How many times it was not found who holds it.
-    not_found: u8,
-    /// It cannot be taken over.
-    only_closed: bool,
-}
-
 struct Draining {
-    ports: Vec<u16>,
     near: Vec<(IpAddr, u8)>,
-    /// Whose connections these are about; nobody's means everybody's.
-    clients: HashSet<SocketAddr>,
     patience: Patience,
     deadline: Duration,
-    began: Instant,
+    /// Whether it ends only when it is told to leave.
+    lasts: bool,
     packets: Packets,
     diag: InetDiag,
-    connections: HashMap<Ends, Connection>,
-    hand_on: HandOn,
-    /// When something last came from or went to a client.
-    clients_heard: HashMap<IpAddr, Duration>,
-    /// Clients that got answers by HTTP/1 in the clear, and from which port.
-    speak_http1: HashSet<(IpAddr, u16)>,
-    rhythm: Rhythm,
-    survey_due: Duration,
+    talk: Talk,
     closing_since: Option<Duration>,
     closed_idle: usize,
     ended: usize,
@@ -154,24 +126,17 @@ impl Draining {
         let packets = Packets::open(&request.ports).map_err(HostError::kernel("opening a packet socket"))?;
         let diag = InetDiag::open().map_err(reading())?;
         Ok(Draining {
-            ports: request.ports.clone(),
             near: request.near.clone(),
-            clients: request.clients.iter().copied().collect(),
             patience: Patience {
                 quiet: Duration::from_millis(request.quiet_ms),
                 opaque: Duration::from_millis(request.opaque_ms),
                 unheard: Duration::from_millis(request.unheard_ms),
             },
             deadline: Duration::from_millis(request.deadline_ms),
-            began: Instant::now(),
+            lasts: request.lasts,
             packets,
             diag,
-            connections: HashMap::new(),
-            hand_on: HandOn::begin(runtime),
-            clients_heard: HashMap::new(),
-            speak_http1: HashSet::new(),
-            rhythm: Rhythm::default(),
-            survey_due: Duration::ZERO,
+            talk: Talk::begin(request, HandOn::begin(runtime)),
             closing_since: None,
             closed_idle: 0,
             ended: 0,
@@ -181,7 +146,7 @@ impl Draining {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.talk.now()
     }
 
     fn run(mut self, control: &Control, mut progress: impl FnMut(DrainProgress)) -> Result<DrainReport, HostError> {
@@ -193,7 +158,7 @@ impl Draining {
             match self.closing_since {
                 None if leaves => self.closing_since = Some(self.now()),
                 None if control.proceeds() => {
-                    self.hand_on.proceed();
+                    self.talk.hand_on.proceed();
                     self.closing_since = Some(self.now());
                 }
                 Some(_) if !control.proceeds() && !leaves => self.closing_since = None,
@@ -201,16 +166,17 @@ impl Draining {
             }
             if let Some(since) = self.closing_since {
                 if leaves {
-                    self.connections.clear();
-                    self.survey_due = self.now() + SURVEY_EVERY;
+                    self.talk.connections.clear();
+                    self.talk.survey_due = self.now() + SURVEY_EVERY;
                 }
                 self.close_idle()?;
-                if self.connections.is_empty() && !leaves {
+                if self.talk.connections.is_empty() && !leaves {
                     // Somebody may have come since the last survey.
                     self.survey()?;
                 }
-                let nothing_left = self.connections.is_empty() && self.hand_on.is_empty();
-                if nothing_left || self.now() >= since + self.deadline {
+                let nothing_left = self.talk.connections.is_empty() && self.talk.hand_on.is_empty();
+                let over = nothing_left || self.now() >= since + self.deadline;
+                if over && (leaves || !self.lasts) {
                     return Ok(self.report(since));
                 }
             }
@@ -225,7 +191,7 @@ impl Draining {
                 told = Some(standing);
             }
             self.listen()?;
-            if self.now() >= self.survey_due {
+            if self.now() >= self.talk.survey_due {
                 self.survey()?;
             }
         }
@@ -234,14 +200,13 @@ impl Draining {
     /// Takes note of packets until there is something to do.
     fn listen(&mut self) -> Result<(), HostError> {
         let now = self.now();
-        let mut next = self.survey_due;
+        let mut next = self.talk.survey_due;
         if let Some(since) = self.closing_since {
             next = next.min(since + self.deadline);
-            next = self.connections.values().map(|connection| connection.due).fold(next, Duration::min);
+            next = self.talk.connections.values().map(|connection| connection.due).fold(next, Duration::min);
         }
         let wait = next.saturating_sub(now).min(LONGEST_WAIT);
-        let mut notes = Notes::of(self);
-        let listened = notes.packets.receive(wait, |segment| notes.state.note(&segment));
+        let listened = self.packets.receive(wait, |segment| self.talk.note(&segment));
         listened.map_err(HostError::kernel("reading packets"))
     }
 
@@ -249,35 +214,25 @@ impl Draining {
     fn survey(&mut self) -> Result<(), HostError> {
         let started = self.now();
         let sockets = self.diag.dump(Protocol::Tcp, state::ALIVE).map_err(reading())?;
-        let mut before = std::mem::take(&mut self.connections);
-        let meant = |socket: &DiagSocket| {
-            let of_client = self.clients.is_empty() || self.clients.contains(&socket.remote);
-            of_client && self.ports.contains(&socket.local.port()) && !self.hand_on.has(&(socket.local, socket.remote))
-        };
-        for socket in sockets.into_iter().filter(meant) {
-            let ends = (socket.local, socket.remote);
-            let mut connection = before.remove(&ends).unwrap_or_else(|| Connection::new(started));
-            if connection.socket.is_none() {
-                connection.due = started;
-            }
-            connection.socket = Some(socket);
-            self.connections.insert(ends, connection);
-        }
+        let gone = self.talk.survey(sockets, started);
         if self.closing_since.is_some() {
-            // Those that only packets told of were never more than a packet: a refused connection, say.
-            self.ended += before.values().filter(|connection| connection.socket.is_some()).count();
+            self.ended += gone;
         }
-        self.rhythm.lasting(self.connections.values().filter_map(|connection| connection.heard.pause(started)));
         let took = self.now().saturating_sub(started);
-        self.survey_due = self.now() + SURVEY_EVERY.max(took * 20);
+        self.talk.survey_due = self.now() + SURVEY_EVERY.max(took * 20);
         Ok(())
     }
 
     /// Judges every connection that is due, and closes those that are idle.
     fn close_idle(&mut self) -> Result<(), HostError> {
         let now = self.now();
-        let due: Vec<Ends> =
-            self.connections.iter().filter(|(_, connection)| connection.due <= now).map(|(ends, _)| *ends).collect();
+        let due: Vec<Ends> = self
+            .talk
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.due <= now)
+            .map(|(ends, _)| *ends)
+            .collect();
         for ends in due {
             self.close_if_idle(ends)?;
         }
@@ -286,9 +241,10 @@ impl Draining {
 
     fn close_if_idle(&mut self, ends: Ends) -> Result<(), HostError> {
         let now = self.now();
-        let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
+        let speaks_http = self.talk.speaks_http(&ends, now);
+        let Some(connection) = self.talk.connections.get_mut(&ends) else { return Ok(()) };
         let Some(socket) = connection.socket.clone() else {
-            self.survey_due = self.survey_due.min(now + SURVEY_SOON);
+            self.talk.survey_due = self.talk.survey_due.min(now + SURVEY_SOON);
             connection.due = now + SURVEY_SOON;
             return Ok(());
         };
@@ -306,10 +262,8 @@ impl Draining {
             }
         }
         let http2 = connection.heard.goaway(now).is_some();
-        let speaks_http1 = self.speak_http1.contains(&(ends.1.ip(), ends.0.port()));
-        let speaks_http = connection.heard.pause(now).is_some() || (speaks_http1 && !connection.heard.anything());
-        let takes_over = self.hand_on.works() && !connection.only_closed && speaks_http;
-        if self.hand_on.finds() && !connection.only_closed && !self.hand_on.find(&socket) {
+        let takes_over = self.talk.hand_on.works() && !connection.only_closed && speaks_http;
+        if self.talk.hand_on.finds() && !connection.only_closed && !self.talk.hand_on.find(&socket) {
             connection.not_found += 1;
             connection.only_closed = connection.not_found >= FIND;
             connection.due = now + TAKE_AGAIN;
@@ -323,35 +277,40 @@ impl Draining {
                 return Ok(());
             }
         }
+        let closing_for = now.saturating_sub(self.closing_since.unwrap_or(now));
         // A request that comes while a connection is taken over is only late.
-        if let Some(again_in) = self.better_moment(&ends, now).filter(|_| !takes_over) {
-            if let Some(connection) = self.connections.get_mut(&ends) {
+        if let Some(again_in) = self.talk.better_moment(&ends, now, closing_for).filter(|_| !takes_over) {
+            if let Some(connection) = self.talk.connections.get_mut(&ends) {
                 connection.due = now + again_in;
             }
             return Ok(());
         }
         let Some(fresh) = self.diag.look(&socket).map_err(reading())? else {
-            self.connections.remove(&ends);
+            self.talk.connections.remove(&ends);
             self.ended += 1;
             return Ok(());
         };
         // Everything that came before the look is noted now; and what came since makes it busy.
-        let mut notes = Notes::of(self);
-        let taken = notes.packets.take_waiting(|segment| notes.state.note(&segment));
+        let taken = self.packets.take_waiting(|segment| self.talk.note(&segment));
         let looked = Instant::now();
         taken.map_err(HostError::kernel("reading packets"))?;
         let now = self.now();
-        let Some(connection) = self.connections.get_mut(&ends) else { return Ok(()) };
+        let Some(connection) = self.talk.connections.get_mut(&ends) else { return Ok(()) };
         let look = fresh.look(is_near(&self.near, &ends));
         match judge(&connection.heard, &look, now, &self.patience) {
             Verdict::Idle if takes_over && connection.heard.agrees(&look, now) => {
                 let left = (self.closing_since.unwrap_or(now) + self.deadline).saturating_sub(now);
-                match self.hand_on.take(&fresh, connection.heard.goaway(now), self.rhythm.unused_after(), left) {
+                match self.talk.hand_on.take(
+                    &fresh,
+                    connection.heard.goaway(now),
+                    self.talk.rhythm.unused_after(),
+                    left,
+                ) {
                     Attempt::Taken => {
-                        self.connections.remove(&ends);
+                        self.talk.connections.remove(&ends);
                     }
                     Attempt::Gone => {
-                        self.connections.remove(&ends);
+                        self.talk.connections.remove(&ends);
                         self.closed_idle += 1;
                     }
                     Attempt::NotNow => connection.due = now + TAKE_AGAIN,
@@ -359,9 +318,9 @@ impl Draining {
                 }
             }
             Verdict::Idle if !connection.heard.anything() || connection.heard.agrees(&look, now) => {
-                let ended = self.hand_on.end(&fresh);
+                let ended = self.talk.hand_on.end(&fresh);
                 let closed = ended || self.diag.close(&fresh).map_err(HostError::kernel("closing a connection"))?;
-                self.connections.remove(&ends);
+                self.talk.connections.remove(&ends);
                 if closed {
                     self.look_to_close.push(looked.elapsed());
                     self.closed_idle += 1;
@@ -390,24 +349,11 @@ impl Draining {
         Ok(())
     }
 
-    /// When to look again for a moment at which the next request is unlikely; none if this is one. Clients rarely ask so long
-    /// after an answer, and this one is not sending anything.
-    fn better_moment(&self, ends: &Ends, now: Duration) -> Option<Duration> {
-        let pause = self.connections.get(ends).and_then(|connection| connection.heard.pause(now));
-        let closing_for = now.saturating_sub(self.closing_since.unwrap_or(now));
-        if pause.is_some_and(|pause| !self.rhythm.allows(pause, closing_for)) {
-            return Some(RHYTHM_AGAIN);
-        }
-        let heard = self.clients_heard.get(&ends.1.ip())?;
-        let calm_again = (*heard + self.rhythm.calm(closing_for)).checked_sub(now)?;
-        (calm_again > Duration::ZERO).then_some(calm_again)
-    }
-
     fn progress(&self) -> DrainProgress {
         DrainProgress {
-            open: self.connections.len() + self.hand_on.held().len(),
-            closed_idle: self.closed_idle + self.hand_on.counts().closed,
-            ended_by_themselves: self.ended + self.hand_on.counts().ended,
+            open: self.talk.connections.len() + self.talk.hand_on.held().len(),
+            closed_idle: self.closed_idle + self.talk.hand_on.counts().closed,
+            ended_by_themselves: self.ended + self.talk.hand_on.counts().ended,
             held: self.closing_since.is_none(),
         }
     }
@@ -415,6 +361,7 @@ impl Draining {
     fn report(self, since: Duration) -> DrainReport {
         let now = self.now();
         let mut left: Vec<Remaining> = self
+            .talk
             .connections
             .iter()
             .filter_map(|((local, peer), connection)| {
@@ -423,9 +370,9 @@ impl Draining {
                 Some(Remaining { peer: *peer, port: local.port(), activity })
             })
             .collect();
-        let counts = self.hand_on.counts();
+        let counts = self.talk.hand_on.counts();
         let (under_way, waiting): (Vec<_>, Vec<_>) =
-            self.hand_on.held().into_iter().partition(|(_, under_way)| *under_way);
+            self.talk.hand_on.held().into_iter().partition(|(_, under_way)| *under_way);
         left.extend(under_way.into_iter().map(|((local, peer), _)| Remaining {
             peer,
             port: local.port(),
@@ -439,101 +386,15 @@ impl Draining {
             ended_by_themselves: self.ended + counts.ended,
             left,
             look_to_close_us: spread(&self.look_to_close),
-            takeover_us: spread(self.hand_on.took()),
+            takeover_us: spread(self.talk.hand_on.took()),
             doubts: self.doubts,
             took_ms: u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
 
-impl Connection {
-    fn new(due: Duration) -> Self {
-        Connection { heard: Heard::default(), socket: None, due, doubted: false, not_found: 0, only_closed: false }
-    }
-}
-
-/// The part of a drain that packets change, apart from the packet socket itself.
-struct Notes<'a> {
-    packets: &'a mut Packets,
-    state: NoteTaker<'a>,
-}
-
-struct NoteTaker<'a> {
-    ports: &'a [u16],
-    clients: &'a HashSet<SocketAddr>,
-    began: Instant,
-    quiet: Duration,
-    connections: &'a mut HashMap<Ends, Connection>,
-    hand_on: &'a mut HandOn,
-    clients_heard: &'a mut HashMap<IpAddr, Duration>,
-    speak_http1: &'a mut HashSet<(IpAddr, u16)>,
-    rhythm: &'a mut Rhythm,
-    survey_due: &'a mut Duration,
-}
-
-impl<'a> Notes<'a> {
-    fn of(draining: &'a mut Draining) -> Self {
-        Notes {
-            packets: &mut draining.packets,
-            state: NoteTaker {
-                ports: &draining.ports,
-                clients: &draining.clients,
-                began: draining.began,
-                quiet: draining.patience.quiet,
-                connections: &mut draining.connections,
-                hand_on: &mut draining.hand_on,
-                clients_heard: &mut draining.clients_heard,
-                speak_http1: &mut draining.speak_http1,
-                rhythm: &mut draining.rhythm,
-                survey_due: &mut draining.survey_due,
-            },
-        }
-    }
-}
-
-impl NoteTaker<'_> {
-    fn note(&mut self, segment: &Segment<'_>) {
-        let now = self.began.elapsed();
-        let (as_server, as_client) = ((segment.from, segment.to), (segment.to, segment.from));
-        let from_server = self.ports.contains(&segment.from.port())
-            && (self.connections.contains_key(&as_server) || !self.ports.contains(&segment.to.port()));
-        let (ends, speaker) = if from_server { (as_server, Speaker::Server) } else { (as_client, Speaker::Client) };
-        if !self.clients.is_empty() && !self.clients.contains(&ends.1) {
-            return;
-        }
-        self.clients_heard.insert(ends.1.ip(), now);
-        if segment.syn && !segment.ack {
-            self.hand_on.opened(&ends);
-        }
-        if self.hand_on.has(&ends) {
-            return;
-        }
-        if segment.syn || segment.ends {
-            *self.survey_due = (*self.survey_due).min(now + SURVEY_SOON);
-        }
-        if segment.syn && !segment.ack {
-            // A new connection between the same ends.
-            if let Some(connection) = self.connections.get_mut(&ends) {
-                *connection = Connection::new(now + self.quiet);
-            }
-            return;
-        }
-        if segment.length == 0 {
-            return;
-        }
-        let connection = self.connections.entry(ends).or_insert_with(|| Connection::new(now));
-        if let Some(pause) = connection.heard.segment(speaker, segment.sequence, segment.length, segment.seen, now) {
-            self.rhythm.ended(pause);
-        }
-        if connection.heard.has_answered_http1() {
-            self.speak_http1.insert((ends.1.ip(), ends.0.port()));
-        }
-        connection.due = now + self.quiet;
-    }
-}
-
 /// A look that objects to nothing but what was heard; of a connection of which nothing was heard the last one.
-fn idle_as_far_as_heard(connection: &Connection, mut look: Look) -> Look {
+fn idle_as_far_as_heard(connection: &talk::Connection, mut look: Look) -> Look {
     if connection.heard.anything() {
         look.unread = 0;
         look.unsent = 0;

@@ -297,6 +297,9 @@ pub struct Drain {
     /// Only listen, close nothing, until told to proceed: the longer the drain has listened, the more it knows.
     #[serde(default)]
     pub hold: bool,
+    /// End only when told to leave, also where no connection is left: it may be told to proceed more than once.
+    #[serde(default)]
+    pub lasts: bool,
 }
 
 impl Drain {
@@ -312,6 +315,7 @@ impl Drain {
             near: Vec::new(),
             clients: Vec::new(),
             hold: false,
+            lasts: false,
         }
     }
 }
@@ -546,6 +550,7 @@ mod tests {
                 near: Vec::new(),
                 clients: Vec::new(),
                 hold: false,
+                lasts: false,
             }),
         );
         check(

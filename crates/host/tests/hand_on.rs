@@ -241,13 +241,18 @@ fn a_connection_on_which_nothing_was_heard_is_handed_on_where_its_client_speaks_
 fn a_drain_that_only_listens_again_takes_over_whatever_comes_once_it_is_told_to_proceed_again() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;
-    let (mut session, drained) = listening(&namespace)?;
+    let mut session = Helper::start(&["session"])?;
+    let mut lasting = drain(&namespace, true);
+    lasting["drain"]["lasts"] = json!(true);
+    let drained = session.send(lasting)?;
+    assert_eq!(session.line()?["progress"]["held"], json!(true));
     for _ in 0..2 {
         let stream = namespace.connect("127.0.0.1:80")?;
         session.ask(json!({"proceed": {"request": drained}}))?;
         let client =
             std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
         assert!(client.join().is_ok_and(|answered| answered.is_some()));
+        // Nothing is left, and it goes on.
         session.ask(json!({"hold": {"request": drained}}))?;
         // One of its own rhythm is left alone now.
         let mut other = namespace.connect("127.0.0.1:80")?;

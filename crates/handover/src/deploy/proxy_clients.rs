@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use handover_host::protocol::{DrainReport, SessionOp};
+use handover_host::protocol::{Drain, DrainReport, SessionOp};
 use serde_json::Value;
 
 use super::drain::{held_drain, summary};
@@ -32,8 +32,8 @@ impl ProxyClients {
         let found = containers.into_iter().map(|id| async move {
             let container = deploy.engine.inspect(&id).await.ok()??;
             let ports = deploy.used_ports(&container).await.ok()?;
-            let drain = deploy.session.begin(SessionOp::Drain(held_drain(deploy, &container, &ports)?)).ok()?;
-            Some(Proxy { id, drain })
+            let drain = Drain { lasts: true, ..held_drain(deploy, &container, &ports)? };
+            Some(Proxy { id, drain: deploy.session.begin(SessionOp::Drain(drain)).ok()? })
         });
         let proxies = join_all(found).await.into_iter().flatten().collect();
         Self { session: deploy.session.clone(), proxies: RefCell::new(proxies) }
