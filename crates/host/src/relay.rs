@@ -165,7 +165,7 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
             Request::Partial if request.len() <= LONGEST_HEAD => {}
             Request::Partial => break request,
             // It was not what it seemed.
-            Request::Other => return as_if_closed_before(&client),
+            Request::Other => return as_if_closed_before(client).await,
         }
         if client.read_buf(&mut request).await? == 0 {
             return Ok(End::Ended);
@@ -173,7 +173,7 @@ async fn serve(taken: Taken, mut stop: watch::Receiver<bool>, standing: &Mutex<S
     };
     // Whoever lets only some in must not let this one in for us.
     if !shown.await.unwrap_or_default() {
-        return as_if_closed_before(&client);
+        return as_if_closed_before(client).await;
     }
     socket.set_nonblocking(true)?;
     let mut server = TcpSocket::from_std_stream(socket).connect(server).await?;
@@ -196,8 +196,11 @@ async fn part(mut client: TcpStream) {
     }
 }
 
-fn as_if_closed_before(client: &TcpStream) -> io::Result<End> {
-    SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+/// Lets a request that has come be sent elsewhere: the end of the connection, and a reset right behind it. After a reset alone the next
+/// connection from the same port would be led where this one was.
+async fn as_if_closed_before(mut client: TcpStream) -> io::Result<End> {
+    client.shutdown().await?;
+    SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
     Ok(End::Closed)
 }
 

@@ -11,6 +11,7 @@ use crate::engine::{Engine, Role};
 use crate::event::{Event, Events};
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;
+use crate::interrupt::Interrupt;
 
 /// How long a helper may stay created without running before it is taken for the wreck of a run that died in between.
 const WRECK: Duration = Duration::from_secs(10);
@@ -53,18 +54,23 @@ impl Lock {
     }
 }
 
-/// Takes the lock, waiting for another deploy at most `patience`.
+/// Takes the lock, waiting for another deploy at most `patience`. An interrupt ends the waiting, and is heard before anything is
+/// created, not in between.
 pub(crate) async fn take(
     engine: &Engine,
     project: &str,
     image: &str,
     patience: Duration,
     events: &Events,
+    interrupt: &Interrupt,
 ) -> Result<Taken> {
     let began = Instant::now();
     let me = holder();
     let mut waited = false;
     loop {
+        if interrupt.is_asked() {
+            return Err(interrupted());
+        }
         if let Some(id) = engine.create_ours(Role::Session, project, image, &me).await? {
             return Ok(Taken { id, waited });
         }
@@ -81,12 +87,19 @@ pub(crate) async fn take(
                 .because(format!("it did not end within {patience:?}"))
                 .hint("wait for it, or allow more with --lock-wait"));
         }
-        if tokio::time::timeout(left.min(WRECK), engine.wait_removed(&id)).await.is_err()
-            && engine.inspect(&id).await?.is_some_and(|found| found.state != State::Running)
-        {
+        let waiting = tokio::time::timeout(left.min(WRECK), engine.wait_removed(&id));
+        let waited_out = tokio::select! {
+            removed = waiting => removed.is_err(),
+            () = interrupt.asked() => return Err(interrupted()),
+        };
+        if waited_out && engine.inspect(&id).await?.is_some_and(|found| found.state != State::Running) {
             engine.remove_all(&[id]).await?;
         }
     }
+}
+
+pub(super) fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted before anything was done")
 }
 
 /// Who we are, for whoever waits for us.

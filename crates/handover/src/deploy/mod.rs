@@ -36,7 +36,7 @@ use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
 use crate::engine::{Engine, Listing};
 use crate::event::{Event, Events, Proof, Step};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Failure, Result};
 use crate::helper::Helper;
 use crate::interrupt::Interrupt;
 use hand_over::HandOver;
@@ -75,9 +75,13 @@ pub(crate) async fn up(
     events: &Events,
     interrupt: &Interrupt,
 ) -> Outcome<()> {
-    let begun = tokio::select! {
-        begun = begin(project_args, args, events) => begun?,
-        () = interrupt.asked() => return Err(vec![Failure::new(Exit::Interrupted, "interrupted before anything was done")]),
+    let looked = tokio::select! {
+        looked = look_around(project_args, args, events) => looked?,
+        () = interrupt.asked() => return Err(one(lock::interrupted())),
+    };
+    let begun = match looked {
+        Some(looked) => Some(begin(looked, args, events, interrupt).await.map_err(one)?),
+        None => None,
     };
     let Some(Begun { compose, engine, project, image, taken, observed, standin }) = begun else {
         events.emit(Event::NothingToDo);
@@ -111,6 +115,18 @@ pub(crate) async fn up(
     Ok(())
 }
 
+/// What is known before the lock is taken.
+struct Looked {
+    compose: Compose,
+    engine: Engine,
+    project: Project,
+    observed: Observation,
+    /// The plan as it looks now.
+    plan: Plan,
+    /// Whether Compose has been asked for its version.
+    knows_version: bool,
+}
+
 /// What is known when the lock is taken and nothing has been started yet.
 struct Begun {
     compose: Compose,
@@ -130,8 +146,8 @@ async fn give_up(begun: Option<BringUp>, engine: &Engine) {
     }
 }
 
-/// Everything before the lock is taken, and taking it; `None` if there is nothing to do. May be given up at any time.
-async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Begun>> {
+/// Everything before the lock is taken; `None` if there is nothing to do. May be given up at any time.
+async fn look_around(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Looked>> {
     let compose = Compose::new(project_args.clone());
     let loading = load::load(&compose, &project_args, events);
     let Loaded { project, engine, listing } = events.step(Step::Load, loading).await.map_err(one)?;
@@ -144,31 +160,37 @@ async fn begin(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Out
     if !work.is_empty() {
         let (version, made) = tokio::join!(compose.version(), images::make_available(&compose, &work, events));
         version.and(made).map_err(one)?;
-        let listing = engine.list().await.map_err(one)?;
-        observed = observe(&compose, &engine, &project, listing, request.remove_orphans).await?;
+        observed = observe_again(&compose, &engine, &project, request.remove_orphans).await?;
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
-    let first = not_refused(planned(&engine, &project, &observed, &request).await)?;
-    if first.is_empty() && !observed.deploying && !left_by_earlier_run(&observed) {
+    let plan = not_refused(planned(&engine, &project, &observed, &request).await)?;
+    if plan.is_empty() && !observed.deploying && !left_by_earlier_run(&observed) {
         return Ok(None);
     }
+    Ok(Some(Looked { compose, engine, project, observed, plan, knows_version: !work.is_empty() }))
+}
+
+/// Takes the lock. A failure gives it back.
+async fn begin(looked: Looked, args: &UpArgs, events: &Events, interrupt: &Interrupt) -> Result<Begun> {
+    let Looked { compose, engine, project, observed, plan, knows_version } = looked;
     let locking = async {
         let image = engine.helper_image().await?;
-        let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events).await?;
-        Ok((image, taken))
+        let taken = lock::take(&engine, &project.name, &image, args.lock_wait, events, interrupt).await?;
+        Ok::<_, Failure>((image, taken))
     };
     // Where nothing had to be pulled, Compose has not been asked for its version yet; nothing has moved, so that this is soon enough.
-    let asking = async { if work.is_empty() { compose.version().await.map(drop) } else { Ok(()) } };
+    let asking = async { if knows_version { Ok(()) } else { compose.version().await.map(drop) } };
     let (version, locked) = tokio::join!(asking, events.step(Step::Lock, locking));
-    let (image, taken) = locked.map_err(one)?;
-    if let Err(failure) = version {
+    let (image, taken) = locked?;
+    let interrupted = if interrupt.is_asked() { Err(lock::interrupted()) } else { Ok(()) };
+    if let Err(failure) = version.and(interrupted) {
         taken.give_back(&engine).await;
-        return Err(one(failure));
+        return Err(failure);
     }
     let settled = !observed.deploying && !left_by_earlier_run(&observed);
-    let nothing_first = settled && !first.create_resources && first.create_first.is_empty();
-    let standin = first.standin.filter(|_| nothing_first);
-    Ok(Some(Begun { compose, engine, project, image, taken, observed, standin }))
+    let nothing_first = settled && !plan.create_resources && plan.create_first.is_empty();
+    let standin = plan.standin.filter(|_| nothing_first);
+    Ok(Begun { compose, engine, project, image, taken, observed, standin })
 }
 
 /// The part of a deploy that only one at a time may do.
@@ -261,6 +283,11 @@ async fn observe(
         });
     }
     Ok(observed)
+}
+
+async fn observe_again(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
+    let listing = engine.list().await.map_err(one)?;
+    observe(compose, engine, project, listing, orphans).await
 }
 
 /// Whether an earlier run ended half-way: its stand-in, its guard or its half-replaced containers are still there.

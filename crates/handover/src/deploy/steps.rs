@@ -83,8 +83,7 @@ impl Deploy {
 
     /// Looks at the engine again.
     pub(super) async fn observe(&self) -> Outcome<Observation> {
-        let listing = self.engine.list().await.map_err(super::one)?;
-        super::observe(&self.compose, &self.engine, &self.project, listing, self.args.plan.remove_orphans).await
+        super::observe_again(&self.compose, &self.engine, &self.project, self.args.plan.remove_orphans).await
     }
 
     /// Stops the real containers of the group, entry services first, then what they use. UDP flows move to the stand-in before

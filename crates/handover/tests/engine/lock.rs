@@ -14,6 +14,10 @@ fn a_second_deploy_waits_for_the_first_and_says_for_whom() {
     let mut first = stack.spawn_up(&["--drain", "100s"]);
     first.wait_step("drain");
     let mut second = stack.spawn_up(&[]);
+    let mut third = stack.spawn_up(&[]);
+    third.wait_event("it waits", |event| event["event"] == "waiting-for-lock");
+    third.signal("INT");
+    third.finish().expect_code(130).expect_says("interrupted before anything was done");
     let impatient = stack.up(&["--lock-wait", "1s"]);
     let waiting = second.wait_event("it waits", |event| event["event"] == "waiting-for-lock");
     let holder = waiting["holder"].as_str().unwrap_or_default().to_owned();
