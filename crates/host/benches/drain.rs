@@ -2,7 +2,8 @@
 //! on a machine whose every processor is busy.
 //!
 //! `cargo bench -p handover-host --bench drain` prints one line for each way and rhythm. *closed*: the server's process is not of
-//! the drained namespace, so that its connections cannot be taken over. Needs root.
+//! the drained namespace, so that its connections can neither be taken over nor ended through their sockets. The last line: nobody
+//! uses the connections, nothing is heard of them, and they are *ended*. Needs root.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 #[path = "../tests/support/mod.rs"]
@@ -13,7 +14,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Helper, Namespace, Outcome, Server, pauses, post_until_closed};
+use support::{Helper, Namespace, Outcome, Server, ask, pauses, post_until_closed};
 
 const ROUNDS: usize = 8;
 const CLIENTS: usize = 24;
@@ -33,7 +34,19 @@ fn main() -> Outcome {
             line(random, taken_over)?;
         }
     }
+    let all = (0..ROUNDS).map(|_| unused()).collect::<Outcome<Vec<_>>>()?;
+    print_line("ended", "unused", "look_to_close_us", &all, 0, 0);
     Ok(())
+}
+
+/// A drain of connections that were used before it and not again.
+fn unused() -> Outcome<Value> {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "0.0.0.0:80", "old")?;
+    let mut clients = (0..CLIENTS).map(|_| namespace.connect("127.0.0.1:80")).collect::<Outcome<Vec<_>>>()?;
+    clients.iter_mut().try_for_each(|client| ask(client).map(drop))?;
+    let drain = json!({"sandbox": namespace.path(), "ports": [80], "deadline_ms": 20_000, "unheard_ms": 50});
+    Helper::start(&["session"])?.ask(json!({"drain": drain}))
 }
 
 fn line(random: bool, taken_over: bool) -> Outcome {
@@ -44,23 +57,27 @@ fn line(random: bool, taken_over: bool) -> Outcome {
         answered += clients.iter().flatten().sum::<usize>();
         lost += clients.iter().filter(|client| client.is_none()).count();
     }
+    let (way, took) = if taken_over { ("taken", "takeover_us") } else { ("closed", "look_to_close_us") };
+    print_line(way, if random { "random" } else { "regular" }, took, &reports, answered, lost);
+    Ok(())
+}
+
+/// `took`: what of the reports tells how long one took.
+fn print_line(way: &str, rhythm: &str, took: &str, reports: &[Value], answered: usize, lost: usize) {
     let all = |path: &str| {
         let number = |report: &Value| report.pointer(path).and_then(Value::as_u64).unwrap_or_default();
         let mut all: Vec<u64> = reports.iter().map(number).collect();
         all.sort_unstable();
         all
     };
-    let (way, took) = if taken_over { ("taken", "takeover_us") } else { ("closed", "look_to_close_us") };
     println!(
-        "{way:<9} {:<9} {:>11}   {:>9}   {answered:>14}   {lost:>4}   {:>11} / {:>6} µs   {:>18} ms",
-        if random { "random" } else { "regular" },
+        "{way:<9} {rhythm:<9} {:>11}   {:>9}   {answered:>14}   {lost:>4}   {:>11} / {:>6} µs   {:>18} ms",
         all("/closed_idle").iter().sum::<u64>(),
         all("/handed_on").iter().sum::<u64>(),
         all(&format!("/{took}/median"))[ROUNDS / 2],
         all(&format!("/{took}/max"))[ROUNDS - 1],
         all("/took_ms")[ROUNDS / 2],
     );
-    Ok(())
 }
 
 /// One drain: its report, and how many requests each client had answered; none for one that lost one.
