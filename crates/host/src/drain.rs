@@ -161,11 +161,15 @@ impl Draining {
                     self.talk.hand_on.proceed();
                     self.closing_since = Some(self.now());
                 }
-                Some(_) if !control.proceeds() && !leaves => self.closing_since = None,
+                Some(_) if !control.proceeds() && !leaves => {
+                    self.talk.hand_on.hold();
+                    self.closing_since = None;
+                }
                 _ => {}
             }
             if let Some(since) = self.closing_since {
                 if leaves {
+                    self.talk.hand_on.hold();
                     self.talk.connections.clear();
                     self.talk.survey_due = self.now() + SURVEY_EVERY;
                 }

@@ -65,11 +65,19 @@ impl HandOn {
 
     /// From now on connections are taken over. May be repeated.
     pub(crate) fn proceed(&mut self) {
-        if self.holders.is_some() && self.addresses.is_none() {
+        if self.holders.is_some() {
             // Without it, a packet that comes within some 20 µs is answered with a reset: still far better than a close.
             self.guard = self.runtime.block_on(ResetGuard::load()).ok();
-            self.addresses = ClientAddresses::load(&self.runtime).ok();
+            if self.addresses.is_none() {
+                self.addresses = ClientAddresses::load(&self.runtime).ok();
+            }
         }
+    }
+
+    /// No connection is taken over any more, until the next [`HandOn::proceed`]; those in our hands go on.
+    pub(crate) fn hold(&mut self) {
+        // As long as it is there, whoever calls on a connection that its server has closed hears nothing.
+        self.guard = None;
     }
 
     /// Whether connections can be taken over at all. Not where their server would take us for the client.
