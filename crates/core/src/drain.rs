@@ -207,7 +207,7 @@ impl Heard {
 
     /// Whether what passed last has completed an HTTP/1 answer.
     pub fn has_answered_http1(&self) -> bool {
-        self.pause_after_answer(Duration::ZERO).is_some()
+        matches!(self.last, Some((Speaker::Server, _))) && self.answer == Answer::Complete
     }
 
     /// What ends an HTTP/2 connection on which no stream is open; `None` while anything else is the case.
@@ -216,8 +216,8 @@ impl Heard {
     }
 
     fn pause_after_answer(&self, now: Duration) -> Option<Duration> {
-        let (speaker, at) = self.last?;
-        (speaker == Speaker::Server && self.answer == Answer::Complete).then(|| now.saturating_sub(at))
+        let (_, at) = self.last?;
+        self.has_answered_http1().then(|| now.saturating_sub(at))
     }
 
     /// Whether any payload was seen.

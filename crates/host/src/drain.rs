@@ -174,7 +174,7 @@ impl Draining {
                     self.talk.survey_due = self.now() + SURVEY_EVERY;
                 }
                 self.close_idle()?;
-                if self.talk.connections.is_empty() && !leaves {
+                if self.talk.connections.is_empty() && !leaves && !self.lasts {
                     // Somebody may have come since the last survey.
                     self.survey()?;
                 }
@@ -206,7 +206,8 @@ impl Draining {
         let now = self.now();
         let mut next = self.talk.survey_due;
         if let Some(since) = self.closing_since {
-            next = next.min(since + self.deadline);
+            // The deadline of one that lasts means nothing before it is told to leave.
+            next = if self.lasts { next } else { next.min(since + self.deadline) };
             next = self.talk.connections.values().map(|connection| connection.due).fold(next, Duration::min);
         }
         let wait = next.saturating_sub(now).min(LONGEST_WAIT);
@@ -245,7 +246,6 @@ impl Draining {
 
     fn close_if_idle(&mut self, ends: Ends) -> Result<(), HostError> {
         let now = self.now();
-        let speaks_http = self.talk.speaks_http(&ends, now);
         let Some(connection) = self.talk.connections.get_mut(&ends) else { return Ok(()) };
         let Some(socket) = connection.socket.clone() else {
             self.talk.survey_due = self.talk.survey_due.min(now + SURVEY_SOON);
@@ -265,6 +265,8 @@ impl Draining {
                 return Ok(());
             }
         }
+        let speaks_http = self.talk.speaks_http(&ends, now);
+        let Some(connection) = self.talk.connections.get_mut(&ends) else { return Ok(()) };
         let http2 = connection.heard.goaway(now).is_some();
         let takes_over = self.talk.hand_on.works() && !connection.only_closed && speaks_http;
         if self.talk.hand_on.finds() && !connection.only_closed && !self.talk.hand_on.find(&socket) {

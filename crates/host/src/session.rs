@@ -112,21 +112,15 @@ fn begin(
             output.ok(id, &json!({}));
         }
         SessionOp::Proceed { request } => {
-            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
-                control.proceed();
-            }
+            tell(requests, request, Control::proceed);
             output.ok(id, &json!({}));
         }
         SessionOp::Hold { request } => {
-            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
-                control.hold();
-            }
+            tell(requests, request, Control::hold);
             output.ok(id, &json!({}));
         }
         SessionOp::Leave { request } => {
-            if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
-                control.leave();
-            }
+            tell(requests, request, Control::leave);
             output.ok(id, &json!({}));
         }
         op => {
@@ -150,6 +144,13 @@ fn begin(
                 }
             });
         }
+    }
+}
+
+/// Tells a drain, if it has not ended.
+fn tell(requests: &Requests, request: u64, word: fn(&Control)) {
+    if let Some(control) = lock(requests).get(&request).and_then(|under_way| under_way.drain.as_ref()) {
+        word(control);
     }
 }
 

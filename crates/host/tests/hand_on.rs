@@ -6,6 +6,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -35,10 +36,19 @@ fn drain_in_use(listen: &str, call: &str, bytes: usize) -> Outcome<Value> {
     Ok(report)
 }
 
+/// A client on a thread of its own that sends POSTs until its connection ends.
+fn posting(stream: TcpStream, pauses: impl Iterator<Item = Duration> + Send + 'static) -> JoinHandle<Option<usize>> {
+    std::thread::spawn(move || post_until_closed(stream, pauses, 10))
+}
+
 /// A session that listens and does not drain yet, and its request.
 fn listening(namespace: &Namespace) -> Outcome<(Helper, u64)> {
+    begin_to_listen(drain(namespace, true))
+}
+
+fn begin_to_listen(drain: Value) -> Outcome<(Helper, u64)> {
     let mut session = Helper::start(&["session"])?;
-    let drained = session.send(drain(namespace, true))?;
+    let drained = session.send(drain)?;
     assert_eq!(session.line()?["progress"]["held"], json!(true));
     Ok((session, drained))
 }
@@ -135,7 +145,7 @@ fn a_drain_that_is_to_leave_the_others_alone_ends_with_those_that_it_has_taken_o
     let _server = Server::start(&namespace, "[::]:80", "old")?;
     let (mut session, drained) = listening(&namespace)?;
     let stream = namespace.connect("127.0.0.1:80")?;
-    let client = std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+    let client = posting(stream, pauses(Duration::from_millis(40), true, 1));
     session.send(json!({"proceed": {"request": drained}}))?;
     assert!(client.join().is_ok_and(|answered| answered.is_some()));
     session.ask(json!({"leave": {"request": drained}}))?;
@@ -208,7 +218,7 @@ fn connections_of_one_client_alone_are_drained_at_once() -> Outcome {
     let (stream, other) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
     let mut request = drain(&namespace, false);
     request["drain"]["clients"] = json!([stream.local_addr()?.to_string()]);
-    let client = std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+    let client = posting(stream, pauses(Duration::from_millis(40), true, 1));
     let report = session.ask(request)?;
     assert!(client.join().is_ok_and(|answered| answered.is_some()), "{report}");
     assert_eq!((&report["handed_on"], &report["closed_idle"]), (&json!(1), &json!(0)), "{report}");
@@ -225,10 +235,9 @@ fn a_connection_on_which_nothing_was_heard_is_handed_on_where_its_client_speaks_
     ask(&mut silent)?;
     let (mut session, drained) = listening(&namespace)?;
     let used = namespace.connect("127.0.0.1:80")?;
-    let used = std::thread::spawn(move || post_until_closed(used, pauses(Duration::from_millis(40), true, 1), 10));
+    let used = posting(used, pauses(Duration::from_millis(40), true, 1));
     // Long after the drain has come to see that it is idle, as far as the kernel tells.
-    let silent =
-        std::thread::spawn(move || post_until_closed(silent, pauses(Duration::from_millis(3400), false, 1), 10));
+    let silent = posting(silent, pauses(Duration::from_millis(3400), false, 1));
     session.send(json!({"proceed": {"request": drained}}))?;
     let report = session.end_of(drained)?["ok"].take();
     assert_eq!(used.join().ok().map(|answered| answered.is_some()), Some(true), "{report}");
@@ -241,16 +250,13 @@ fn a_connection_on_which_nothing_was_heard_is_handed_on_where_its_client_speaks_
 fn a_drain_that_only_listens_again_takes_over_whatever_comes_once_it_is_told_to_proceed_again() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;
-    let mut session = Helper::start(&["session"])?;
     let mut lasting = drain(&namespace, true);
     lasting["drain"]["lasts"] = json!(true);
-    let drained = session.send(lasting)?;
-    assert_eq!(session.line()?["progress"]["held"], json!(true));
+    let (mut session, drained) = begin_to_listen(lasting)?;
     for _ in 0..2 {
         let stream = namespace.connect("127.0.0.1:80")?;
         session.ask(json!({"proceed": {"request": drained}}))?;
-        let client =
-            std::thread::spawn(move || post_until_closed(stream, pauses(Duration::from_millis(40), true, 1), 10));
+        let client = posting(stream, pauses(Duration::from_millis(40), true, 1));
         assert!(client.join().is_ok_and(|answered| answered.is_some()));
         // Nothing is left, and it goes on.
         session.ask(json!({"hold": {"request": drained}}))?;

@@ -79,14 +79,12 @@ pub(crate) async fn up(
         looked = look_around(project_args, args, events) => looked?,
         () = interrupt.asked() => return Err(one(lock::interrupted())),
     };
-    let begun = match looked {
-        Some(looked) => Some(begin(looked, args, events, interrupt).await.map_err(one)?),
-        None => None,
-    };
-    let Some(Begun { compose, engine, project, image, taken, observed, standin }) = begun else {
+    let Some(looked) = looked else {
         events.emit(Event::NothingToDo);
         return Ok(());
     };
+    let locking = begin(looked, args, events, interrupt);
+    let Begun { compose, engine, project, image, taken, observed, standin } = locking.await.map_err(one)?;
     let waited = taken.waited;
     // Compose makes the stand-in's containers while the helper starts. What fails here is tried again later, and told then: the lock
     // is taken, and has to be given back.

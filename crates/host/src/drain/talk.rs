@@ -34,7 +34,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(due: Duration) -> Self {
+    fn new(due: Duration) -> Self {
         Connection { heard: Heard::default(), socket: None, due, doubted: false, not_found: 0, only_closed: false }
     }
 }
