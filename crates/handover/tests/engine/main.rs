@@ -22,6 +22,7 @@ mod proxy;
 mod reference;
 mod remote;
 mod rolling;
+mod rolling_addresses;
 mod rolling_back;
 mod rolling_failures;
 mod rolling_hooks;

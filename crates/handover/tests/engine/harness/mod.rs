@@ -336,8 +336,8 @@ impl Stack {
 
     fn clean_up(&self) {
         let projects = [self.name.clone(), format!("{}-standin", self.name)];
-        // Stopped, the guard deletes its table.
-        for helper in self.helpers() {
+        // Stopped, the guard deletes its table. What a keeper leads must not be another stack's address next.
+        for helper in self.helpers().into_iter().chain([format!("handover-{}-keeper", self.name)]) {
             docker_lines(&["stop", "--time", "2", &helper]);
             docker_lines(&["rm", "-fv", &helper]);
         }
