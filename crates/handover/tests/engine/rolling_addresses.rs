@@ -42,7 +42,7 @@ fn who_calls_by_ipv4_or_ipv6_address_over_tcp_or_udp_notices_nothing() {
     let client = Client::start(&network, &streams.collect::<Vec<_>>());
     let load = stack.load(both.iter().flat_map(|(name, address)| {
         let of =
-            |kind, port| StreamSpec::new(kind, 10.0, &format!("{address}:{port}")).named(format!("{kind:?}-{name}"));
+            |kind, port| StreamSpec::new(kind, 10.0, format!("{address}:{port}")).named(format!("{kind:?}-{name}"));
         [of(Kind::New, 80), of(Kind::Keepalive, 80), StreamSpec { new_socket: true, ..of(Kind::Udp, 53) }]
     }));
     stack.set("VERSION", "v2");
