@@ -19,5 +19,6 @@ pub mod router;
 pub mod settings;
 pub mod standin;
 pub mod switch;
+pub mod tenants;
 pub mod update_config;
 pub mod wire;

@@ -24,6 +24,7 @@ mod inside;
 pub mod keeper;
 mod listeners;
 mod namespace;
+mod neighbours;
 mod open_files;
 mod packets;
 mod peers;

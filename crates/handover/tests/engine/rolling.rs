@@ -61,7 +61,7 @@ fn nobody_notices_behind_traefik_in_the_same_project() {
 #[test]
 fn a_service_that_boots_slowly_gets_no_request_before_it_listens() {
     let (proxy, mut stack) = outside("roll-boot", "handover-lab/traefik:3.7", TRAEFIK_OUTSIDE, &[]);
-    let slow = app(&[("LAB_BOOT_MS", "3000")], &[LABELS_OUTSIDE, JOINS]);
+    let slow = app(&[("LAB_BOOT_MS", "10000")], &[LABELS_OUTSIDE, JOINS]);
     stack.compose_file(&format!("services:{slow}{NETWORK}"));
     stack.compose(&["up", "-d"]).expect_success();
     proxy.wait_http(proxy.port);

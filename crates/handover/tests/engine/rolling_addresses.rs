@@ -1,8 +1,10 @@
-//! Whoever calls a rolled service by its addresses is led: IPv4 and IPv6, TCP and UDP, from another container and from the host.
+//! Whoever calls a rolled service by its addresses is led: IPv4 and IPv6, TCP and UDP, from another container and from the host;
+//! beyond the deploy, until the address is another's.
 
 use handover_lab::load::{Kind, StreamSpec};
 
 use crate::harness::client::Client;
+use crate::harness::docker::{docker, docker_lines, lab_image};
 use crate::harness::{Stack, assert_few_retries, get, inspect, wait_until};
 use crate::rolling::rolled;
 
@@ -58,4 +60,20 @@ fn who_calls_by_ipv4_or_ipv6_address_over_tcp_or_udp_notices_nothing() {
     }
     // They go on calling addresses that are gone, are named, and are led on as long as they are there.
     finished.expect_says("the host goes on calling");
+    let [(_, four), (_, six)] = &both;
+    let answers = |address: &str, version: &str| {
+        get(&format!("{address}:80"), "/").is_some_and(|answer| answer.contains(version))
+    };
+    assert!(answers(four, "v2") && answers(six, "v2"));
+    // The engine gives such an address to another container: whoever calls it means that one.
+    let (label, six_bare) = (format!("com.docker.compose.project={}", stack.name), six.trim_matches(['[', ']']));
+    let mut another = vec!["run", "-d", "--label", &label, "--network", &network, "--ip6", six_bare];
+    another.extend(["-e", "VERSION=another", "-e", "LAB_HTTP=[::]:80", lab_image()]);
+    let another = docker(&another);
+    wait_until("the address is the other container's", || answers(six, "another"));
+    docker(&["rm", "-fv", &another]);
+    // What is led for the host ends with the network.
+    stack.compose(&["down"]).expect_success();
+    let keeper = format!("name=^/handover-{}-keeper$", stack.name);
+    wait_until("the keeper has ended", || docker_lines(&["ps", "-aq", "--filter", &keeper]).is_empty());
 }

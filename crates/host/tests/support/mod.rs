@@ -111,9 +111,20 @@ pub(crate) struct Helper {
 
 impl Helper {
     pub(crate) fn start(arguments: &[&str]) -> Outcome<Self> {
+        Self::of(Self::spawn(arguments)?)
+    }
+
+    /// The same with this network in the place of the host's.
+    pub(crate) fn start_in(host: &Namespace, arguments: &[&str]) -> Outcome<Self> {
+        Self::of(host.inside(|| Self::spawn(arguments))?)
+    }
+
+    fn spawn(arguments: &[&str]) -> Outcome<Child> {
         let mut command = Command::new(example("host")?);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
+        Ok(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
+    }
+
+    fn of(mut child: Child) -> Outcome<Self> {
         let input = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         let mut helper = Helper { child, input, lines, last_id: 0 };
@@ -168,6 +179,11 @@ impl Drop for Helper {
 pub(crate) struct Server(Child);
 
 impl Server {
+    /// The network namespace that its process is in.
+    pub(crate) fn sandbox(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+
     /// Listens when this returns.
     pub(crate) fn start(namespace: &Namespace, address: &str, name: &str) -> Outcome<Self> {
         Self::start_from(namespace, namespace, address, name)
