@@ -10,7 +10,7 @@ use handover_core::router::{CaddyRouter, Names};
 use handover_host::protocol::{Door, Said, SessionOp};
 use serde_json::Value;
 
-use super::{Reach, Router, gone, members, process_of, refused, running};
+use super::{Reach, Router, look, members, process_of, refused, running};
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Exit, Failure, Result};
@@ -105,9 +105,8 @@ impl Caddy {
         containers: &[Inspected],
         new: impl Fn(&Upstreams, &[handover_core::router::Member]) -> Vec<Value>,
     ) -> Result<()> {
-        let found = self.reach.engine.inspect(&proxy.id).await?;
-        let container = &found.ok_or_else(|| gone(&proxy.name))?;
-        let members = members(container, containers)?;
+        let (container, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
+        let container = &container;
         let mut changed = false;
         for upstreams in &proxy.before {
             let list = Value::Array(new(upstreams, &members));
@@ -147,8 +146,7 @@ impl Router for Caddy {
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
         async move {
             for proxy in &self.proxies {
-                let found = self.reach.engine.inspect(&proxy.id).await?.ok_or_else(|| gone(&proxy.name))?;
-                let members = members(&found, containers)?;
+                let (_, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
                 let named = |one: &Upstreams| rendered(&one.list, &self.wanted(), &members) == one.list;
                 if !proxy.before.iter().all(named) {
                     return Ok(false);

@@ -13,7 +13,7 @@ use handover_core::router::haproxy::{
 use handover_core::router::{HaproxyRouter, Member, Names};
 use handover_host::protocol::{Door, FileRead, Process, Processes, Said, SessionOp};
 
-use super::{Reach, Router, gone, members, process_of, refused, running, writable};
+use super::{Reach, Router, look, members, process_of, refused, running, writable};
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Exit, Failure, Result};
@@ -222,9 +222,8 @@ impl Haproxy {
     }
 
     async fn tell_one(&self, proxy: &Proxy, containers: &[Inspected]) -> Result<()> {
-        let found = self.reach.engine.inspect(&proxy.id).await?;
-        let container = &found.ok_or_else(|| gone(&proxy.name))?;
-        let members = members(container, containers)?;
+        let (container, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
+        let container = &container;
         let place = format!("{} in {}", proxy.file, proxy.name);
         let text = self.rendered(&proxy.before, &members).map_err(|error| refused(&place, error))?;
         let previous = proxy.current.borrow().clone();
@@ -273,8 +272,8 @@ impl Router for Haproxy {
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
         async move {
             for proxy in &self.proxies {
-                let found = self.reach.engine.inspect(&proxy.id).await?.ok_or_else(|| gone(&proxy.name))?;
-                let named = self.rendered(&proxy.before, &members(&found, containers)?);
+                let (_, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
+                let named = self.rendered(&proxy.before, &members);
                 if !named.is_ok_and(|text| text == *proxy.current.borrow()) {
                     return Ok(false);
                 }

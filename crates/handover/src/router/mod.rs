@@ -81,6 +81,13 @@ async fn running(reach: &Reach, service: &str) -> Result<Vec<Inspected>> {
     Ok(found)
 }
 
+/// A container of a router's as it is now, and the containers that it is to send to as it is told of them.
+async fn look(reach: &Reach, id: &str, name: &str, containers: &[Inspected]) -> Result<(Inspected, Vec<Member>)> {
+    let proxy = reach.engine.inspect(id).await?.ok_or_else(|| gone(name))?;
+    let members = members(&proxy, containers)?;
+    Ok((proxy, members))
+}
+
 /// The containers as this proxy is told of them: by their final names, and by addresses on a network that both are on.
 fn members(proxy: &Inspected, containers: &[Inspected]) -> Result<Vec<Member>> {
     let own = |network: &str| proxy.networks.iter().any(|(name, _)| name == network);

@@ -11,7 +11,7 @@ use handover_core::router::nginx::{Block, has_upstream, render};
 use handover_core::router::{CallBy, Names, NginxRouter};
 use handover_host::protocol::{FileRead, SessionOp};
 
-use super::{Reach, Router, gone, members, nginx_process, process_of, refused, running, writable};
+use super::{Reach, Router, look, members, nginx_process, process_of, refused, running, writable};
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Exit, Failure, Result};
@@ -138,9 +138,8 @@ impl Nginx {
     }
 
     async fn tell_one(&self, proxy: &Proxy, containers: &[Inspected], lasting: Lasting) -> Result<()> {
-        let found = self.reach.engine.inspect(&proxy.id).await?;
-        let container = &found.ok_or_else(|| gone(&proxy.name))?;
-        let members = members(container, containers)?;
+        let (container, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
+        let container = &container;
         let place = format!("{} in {}", proxy.file, proxy.name);
         let text = |by| render(&proxy.before, &self.block(), &members, by).map_err(|error| refused(&place, error));
         let now = text(CallBy::Address)?;
@@ -187,8 +186,8 @@ impl Router for Nginx {
     fn names<'a>(&'a self, containers: &'a [Inspected]) -> LocalBoxFuture<'a, Result<bool>> {
         async move {
             for proxy in &self.proxies {
-                let found = self.reach.engine.inspect(&proxy.id).await?.ok_or_else(|| gone(&proxy.name))?;
-                let named = render(&proxy.before, &self.block(), &members(&found, containers)?, CallBy::Name);
+                let (_, members) = look(&self.reach, &proxy.id, &proxy.name, containers).await?;
+                let named = render(&proxy.before, &self.block(), &members, CallBy::Name);
                 if !named.is_ok_and(|text| text == *proxy.current.borrow()) {
                     return Ok(false);
                 }
