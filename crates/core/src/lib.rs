@@ -9,6 +9,7 @@ pub mod drain;
 pub mod gate;
 pub mod images;
 pub mod leads;
+pub mod nearest;
 pub mod observation;
 pub mod peer_switch;
 pub mod plan;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::nearest::nearest;
 use crate::router::RouterSettings;
 
 /// All settings of a project; the default is what a project without a block gets.
@@ -216,16 +217,6 @@ pub(crate) fn unknown<'a>(
         None => format!("known here: {}", known.join(", ")),
     };
     wrong(place, &format!("there is no {kind} `{found}`"), &hint)
-}
-
-/// The known name that is nearest to a mistyped one, if one is near enough to be meant.
-pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(found, name), name))
-        .filter(|(distance, name)| *distance <= name.len().max(3) / 3 + 1)
-        .min()
-        .map(|(_, name)| name)
 }
 
 /// Seconds of a duration as Go and Compose write it (`1m30s`, `500ms`, `1.5h`, `0`); `None` if it is not one.

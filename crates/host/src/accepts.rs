@@ -6,7 +6,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 
 use crate::error::HostError;
-use crate::listeners::milliseconds;
 use crate::protocol::{AllReady, Ready, Target};
 
 /// A SYN that is dropped is sent again by the kernel after a second; a new attempt is as good and sooner.
@@ -35,4 +34,8 @@ async fn accepts(target: Target) -> String {
         }
         tokio::time::sleep(again_in(started.elapsed())).await;
     }
+}
+
+pub(crate) fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

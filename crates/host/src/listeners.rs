@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use handover_core::switch::Protocol;
 
-use crate::accepts::again_in;
+use crate::accepts::{again_in, milliseconds};
 use crate::error::HostError;
 use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
@@ -68,8 +68,4 @@ fn look(protocol: Protocol) -> Result<Vec<Listener>, HostError> {
             inode: socket.inode,
         })
         .collect())
-}
-
-pub(crate) fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -300,7 +300,7 @@ pub fn selected_services(project: &Project, wanted: &[String]) -> Result<BTreeSe
     for name in wanted {
         if !project.services.contains_key(name) {
             let known = project.services.keys().map(String::as_str);
-            let hint = match crate::settings::nearest(name, known.clone()) {
+            let hint = match crate::nearest::nearest(name, known.clone()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("its services are: {}", known.collect::<Vec<_>>().join(", ")),
             };

@@ -182,7 +182,7 @@ impl Keys {
     }
 
     fn required(&mut self, key: &str, what: &str) -> Result<String, SettingsError> {
-        let near = self.map.keys().find(|found| crate::settings::nearest(found, [key]).is_some()).cloned();
+        let near = self.map.keys().find(|found| crate::nearest::nearest(found, [key]).is_some()).cloned();
         match (self.text(key)?, near) {
             (Some(text), _) => Ok(text),
             (None, Some(near)) => Err(unknown(&self.place, "key", &near, [key])),

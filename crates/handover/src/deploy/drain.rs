@@ -8,7 +8,7 @@ use handover_core::switch::Protocol;
 use handover_host::protocol::{Drain, DrainReport, SessionOp, UdpFlows};
 use serde_json::Value;
 
-use super::steps::Deploy;
+use super::locked::Deploy;
 use crate::engine::Inspected;
 use crate::event::{DrainSummary, Event, Events};
 use crate::failure::Result;

@@ -15,8 +15,8 @@ use tokio::sync::Mutex;
 
 use super::drain::Drains;
 use super::kept_leads;
+use super::locked::Deploy;
 use super::proxy_clients::ProxyClients;
-use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Inspected;
 use crate::engine_proxy::HeldCall;

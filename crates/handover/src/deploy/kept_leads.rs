@@ -5,7 +5,7 @@ use handover_core::observation::Observation;
 use handover_core::peer_switch::{AddressLead, PeerTable};
 use handover_host::protocol::{PeersCounted, PeersLoaded, SessionOp};
 
-use super::steps::Deploy;
+use super::locked::Deploy;
 use crate::engine::Role;
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;

@@ -12,6 +12,7 @@ mod inside;
 mod kept_leads;
 mod load;
 mod lock;
+mod locked;
 mod look;
 mod preflight;
 mod proxy_clients;
@@ -42,8 +43,8 @@ use crate::interrupt::Interrupt;
 use hand_over::HandOver;
 use load::Loaded;
 use lock::Taken;
+use locked::Deploy;
 use standin::BringUp;
-use steps::Deploy;
 
 /// Failures of a deploy: what is refused is refused all at once.
 type Outcome<T> = std::result::Result<T, Vec<Failure>>;

@@ -9,7 +9,7 @@ use handover_host::protocol::{Drain, DrainReport, SessionOp};
 use serde_json::Value;
 
 use super::drain::{held_drain, summary};
-use super::steps::Deploy;
+use super::locked::Deploy;
 use crate::event::DrainSummary;
 use crate::helper::{Helper, UnderWay};
 

@@ -13,8 +13,8 @@ use handover_host::protocol::{Listeners, SessionOp};
 
 use super::drain::Drains;
 use super::gate::{ContainerEvents, Gate};
+use super::locked::Deploy;
 use super::routers::Routers;
-use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Inspected;
 use crate::engine_proxy::HeldCall;

@@ -6,8 +6,9 @@ use handover_core::standin::project_name;
 
 use super::cutover::Guard;
 use super::drain::Drains;
+use super::locked::Deploy;
 use super::settle;
-use super::steps::{Deploy, unfinished};
+use super::steps::unfinished;
 use crate::event::{Event, Proof, Step};
 use crate::failure::Result;
 

@@ -18,8 +18,8 @@ use handover_core::update_config::Order;
 
 use super::drain::Drains;
 use super::gate::ContainerEvents;
+use super::locked::Deploy;
 use super::replace::{Hands, found};
-use super::steps::Deploy;
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::Result;

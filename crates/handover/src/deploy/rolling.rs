@@ -16,9 +16,9 @@ use handover_core::wire::Ending;
 use tokio::sync::oneshot;
 
 use super::inside::Inside;
+use super::locked::Deploy;
 use super::replace::Hands;
 use super::roll_back::GoesBack;
-use super::steps::Deploy;
 use crate::engine_proxy::{Call, HeldCall, Wants};
 use crate::event::{DrainSummary, Event};
 use crate::failure::{Exit, Failure, Result};

@@ -11,8 +11,8 @@ use handover_core::rolling::temporary_name;
 use tokio::sync::Mutex;
 
 use super::Outcome;
+use super::locked::Deploy;
 use super::proxy_clients::ProxyClients;
-use super::steps::Deploy;
 use crate::engine::Inspected;
 use crate::event::Event;
 use crate::failure::{Failure, Result};

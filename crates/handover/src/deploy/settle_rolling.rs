@@ -13,11 +13,11 @@ use handover_core::switch::Protocol;
 use handover_core::wire::Containers;
 
 use super::inside::Inside;
+use super::locked::Deploy;
 use super::proxy_clients::ProxyClients;
 use super::replace::Hands;
 use super::rolling::Roll;
 use super::routers::Routers;
-use super::steps::Deploy;
 use super::switch::Switch;
 use super::{kept_leads, settle};
 use crate::engine_proxy::EngineProxy;

@@ -1,13 +1,9 @@
-//! One deploy, and the steps that its roads have in common.
-
-use std::net::IpAddr;
-use std::time::Duration;
+//! The steps that the roads of a deploy have in common.
 
 use futures_util::StreamExt;
 use handover_core::gate::State;
 use handover_core::observation::Observation;
 use handover_core::plan::{Plan, StandInPlan};
-use handover_core::project::Project;
 use handover_core::standin::service_name;
 use handover_core::switch::{PortLead, Protocol};
 
@@ -15,32 +11,12 @@ use super::cutover::Guard;
 use super::drain::{Drains, forget_udp, udp_flows};
 use super::gate::{ContainerEvents, Gate};
 use super::inside::Inside;
+use super::locked::Deploy;
 use super::{Outcome, settle, standin};
-use crate::cli::UpArgs;
-use crate::compose::Compose;
-use crate::engine::{Engine, Inspected};
-use crate::event::{DrainSummary, Event, Events, Proof, Step};
+use crate::engine::Inspected;
+use crate::event::{DrainSummary, Event, Proof, Step};
 use crate::failure::{Exit, Failure, Result};
-use crate::helper::Helper;
 use crate::interrupt::Interrupt;
-
-const DEFAULT_GATE: Duration = Duration::from_secs(120);
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
-
-/// One deploy, with the lock taken.
-pub(super) struct Deploy {
-    pub(super) compose: Compose,
-    pub(super) engine: Engine,
-    /// The session helper. It is the lock, too.
-    pub(super) session: Helper,
-    pub(super) events: Events,
-    pub(super) project: Project,
-    pub(super) args: UpArgs,
-    /// Image of the guard.
-    pub(super) image: String,
-    /// Networks that end on the engine's host, as first address and length of the prefix.
-    pub(super) near: Vec<(IpAddr, u8)>,
-}
 
 impl Deploy {
     /// The road without a stand-in: rolling, first deploys, workers, restarts in place.
@@ -177,29 +153,6 @@ impl Deploy {
                 left.why.unwrap_or(left.what)
             )));
         }
-    }
-
-    pub(super) fn gate<'a>(&'a self, observed: &'a Observation) -> Gate<'a> {
-        Gate {
-            engine: &self.engine,
-            session: &self.session,
-            events: &self.events,
-            project: &self.project,
-            observed,
-            deadline: self
-                .args
-                .gate_timeout
-                .or_else(|| Duration::try_from_secs_f64(self.project.settings.gate_seconds?).ok())
-                .unwrap_or(DEFAULT_GATE),
-            used: None,
-        }
-    }
-
-    pub(super) fn drain_deadline(&self) -> Duration {
-        self.args
-            .drain
-            .or_else(|| Duration::try_from_secs_f64(self.project.settings.drain_seconds?).ok())
-            .unwrap_or(DEFAULT_DRAIN)
     }
 
     /// The running containers that hold the fixed ports now, with their service.

@@ -9,9 +9,9 @@ use handover_core::switch::Protocol;
 use handover_host::protocol::{Drain, DrainReport, Listeners, SessionOp};
 
 use super::kept_leads;
+use super::locked::Deploy;
 use super::proxy_clients::ProxyClients;
 use super::routers::reach;
-use super::steps::Deploy;
 use super::switch::Switch;
 use crate::engine::Role;
 use crate::event::{Event, Step};

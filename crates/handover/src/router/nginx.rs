@@ -86,7 +86,7 @@ impl Nginx {
         let FileRead { text, read_only } = self.read(container, file).await?;
         let Some(text) = text else {
             let read = self.files(container).await.unwrap_or_default();
-            let near = handover_core::settings::nearest(file, read.iter().map(String::as_str));
+            let near = handover_core::nearest::nearest(file, read.iter().map(String::as_str));
             let hint = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("nginx reads: {}", read.join(", ")),

@@ -231,11 +231,6 @@ impl Report {
         assert!(retried + cut == 0, "{retried} retried, {cut} cut\n{}", self.table());
     }
 
-    /// The report for people.
-    pub fn table(&self) -> String {
-        super::table::render(self)
-    }
-
     fn seen(&self, version: &str) -> impl Iterator<Item = &Seen> {
         self.streams.iter().flat_map(|stream| &stream.versions).filter(move |seen| seen.value == version)
     }

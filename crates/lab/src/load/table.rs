@@ -4,8 +4,15 @@ use std::fmt::Write as _;
 
 use super::report::{Outcome, Report, Seen, Stats, StreamReport};
 
+impl Report {
+    /// The report for people.
+    pub fn table(&self) -> String {
+        render(self)
+    }
+}
+
 /// Renders the report as text: a table of all streams (by phase, when there are several), then errors and versions.
-pub(super) fn render(report: &Report) -> String {
+fn render(report: &Report) -> String {
     let mut text = String::new();
     let width = report.streams.iter().map(|stream| stream.name.len()).max().unwrap_or(0).max(6);
     let phase_width = report.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(0).max(5);
