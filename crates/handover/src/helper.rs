@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bollard::container::{AttachContainerResults, LogOutput};
 use futures_util::StreamExt;
-use handover_host::protocol::{Line, Request, SessionOp};
+use handover_host::protocol::{Line, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -25,7 +25,7 @@ pub(crate) struct Helper {
     next: Arc<AtomicU64>,
 }
 
-/// A request under way, which can be cancelled.
+/// A request under way.
 pub(crate) struct UnderWay {
     pub(crate) id: u64,
     answer: oneshot::Receiver<std::result::Result<serde_json::Value, String>>,
@@ -90,12 +90,6 @@ impl Helper {
             return Err(gone(self.name, "its connection is closed"));
         }
         Ok(UnderWay { id, answer, name: self.name })
-    }
-
-    /// Lets a request end without its answer.
-    pub(crate) fn cancel(&self, id: u64) {
-        lock(&self.pending).remove(&id);
-        let _ = self.begin(SessionOp::Cancel { request: id });
     }
 }
 

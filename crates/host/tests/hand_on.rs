@@ -157,6 +157,23 @@ fn a_drain_that_is_to_leave_the_others_alone_ends_with_those_that_it_has_taken_o
 }
 
 #[test]
+fn a_drain_that_is_given_up_serves_what_it_has_taken_over_and_not_used_yet() -> Outcome {
+    let namespace = Namespace::new()?;
+    let _server = Server::start(&namespace, "[::]:80", "old")?;
+    let (mut session, drained) = listening(&namespace)?;
+    let (mut idle, busy) = (namespace.connect("127.0.0.1:80")?, namespace.connect("127.0.0.1:80")?);
+    ask(&mut idle)?;
+    let client = posting(busy, pauses(Duration::from_millis(40), true, 1));
+    session.send(json!({"proceed": {"request": drained}}))?;
+    assert!(client.join().is_ok_and(|answered| answered.is_some()));
+    session.ask(json!({"leave": {"request": drained}}))?;
+    assert_eq!(ask(&mut idle)?, "old 0");
+    let report = session.end_of(drained)?["ok"].take();
+    assert_eq!((&report["handed_on"], &report["closed_idle"]), (&json!(2), &json!(0)), "{report}");
+    Ok(())
+}
+
+#[test]
 fn a_request_that_crosses_the_close_of_an_unused_connection_is_answered_with_a_reset_at_once() -> Outcome {
     let namespace = Namespace::new()?;
     let _server = Server::start(&namespace, "[::]:80", "old")?;

@@ -74,9 +74,13 @@ impl Drains {
         self.under_way.iter().map(|(_, drain)| drain.id).collect()
     }
 
-    /// Ends drains that [`Drains::finish`] has not ended; nothing more is closed.
+    /// Lets drains end that [`Drains::finish`] has not ended: no further connection is closed or taken over, and those that were are
+    /// served until their clients have let go of them. Closed all at once, one might cross a request.
     pub(super) fn give_up(session: &Helper, requests: &[u64]) {
-        requests.iter().for_each(|request| session.cancel(*request));
+        for request in requests {
+            // A session that is gone has ended them.
+            let _ = session.begin(SessionOp::Leave { request: *request });
+        }
     }
 }
 

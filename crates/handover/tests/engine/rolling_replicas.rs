@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::proxies::{HEALTHCHECK, LABELS, app, behind_traefik};
-use crate::harness::{Finished, Running, Stack};
+use crate::harness::{Finished, Running, Stack, get, inspect, wait_until};
 use crate::rolling::{requests, rolled};
 
 /// Listens to which containers of `app` run.
@@ -147,6 +147,12 @@ fn twenty_containers() {
     let deploy = "    deploy: { replicas: 20, update_config: { parallelism: 5 } }\n";
     let mut stack = behind_traefik("roll-twenty", &app(&[("LAB_BOOT_MS", "200")], &[LABELS, deploy]));
     stack.start();
+    // One that answers is enough for Traefik to answer; without a health check it calls the others, too.
+    for container in names(&stack) {
+        let networks = inspect(&format!("{}-app-{container}", stack.name))["NetworkSettings"]["Networks"].clone();
+        let address = networks[format!("{}_default", stack.name)]["IPAddress"].as_str().expect("an address").to_owned();
+        wait_until("all of them listen", || get(&format!("{address}:80"), "/").is_some());
+    }
     let (names, finished) = nobody_notices(&mut stack, 25);
     assert_eq!(names.len(), 20, "{finished}");
     eprintln!("twenty containers: done after {} s", finished.event("proof")["done_s"]);
