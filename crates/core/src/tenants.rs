@@ -1,7 +1,7 @@
 //! Who lives at which address, and which leads that ends, of those that outlive their deploy.
 //!
-//! Engines give the address of a container that has gone to one of the next (Engine 20.10 to the very next). Whoever opens a
-//! connection to it from then on means that one.
+//! Engines give the address of a container that has gone to one of the next. Whoever opens a connection to it from then on means
+//! that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
