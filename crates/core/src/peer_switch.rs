@@ -14,6 +14,7 @@
 //!   resolver has no rules (the default bridge, the host's network). With the table it goes then, and connections that
 //!   are led are reset by their next packet, also when the table goes with its owner: see [`PeerTable::released`].
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -125,6 +126,11 @@ pub fn counter_name(lead: &AddressLead) -> String {
     format!("lead-{}-{}", lead.from, lead.to)
 }
 
+/// Name of the counter that counts the TCP connections opened to an address by itself that others are led to.
+pub fn straight_counter_name(address: IpAddr) -> String {
+    format!("straight-{address}")
+}
+
 /// The nftables table called `name` that does what `table` says. A table that is a removal only keeps
 /// connection tracking at work, as a released one does.
 pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError> {
@@ -141,6 +147,13 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
             counter: Some(counter_name(lead)),
             action: Action::LeadToAddress(lead.to),
         })
+    });
+    // What was led is through with this chain.
+    let targets: BTreeSet<IpAddr> = leads.iter().map(|lead| lead.to).collect();
+    let straight_rules = targets.iter().map(|address| Rule {
+        matches: vec![Match::Ip(version(*address)), only(*address), Match::NotLeavingBy("lo".to_owned()), Match::Syn],
+        counter: Some(straight_counter_name(*address)),
+        action: Action::Accept,
     });
     // Also without leads: this rule alone keeps connection tracking at work, and with it what was led.
     let under_way = Rule { matches: vec![Match::UnderWay], counter: None, action: Action::Accept };
@@ -169,14 +182,15 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
         known.chain(std::iter::once(others))
     });
     let chains = vec![
-        RuleChain { name: LEADS, hook: Some(ChainHook::NatOutput), rules: lead_rules.collect() },
+        RuleChain { name: LEADS, hook: Some(ChainHook::NatOutput), rules: lead_rules.chain(straight_rules).collect() },
         RuleChain {
             name: HELD,
             hook: Some(ChainHook::FilterOutput),
             rules: std::iter::once(under_way).chain(hold_rules).chain(closed_rules).collect(),
         },
     ];
-    Ok(RuleTable { name: name.to_owned(), counters: leads.iter().map(counter_name).collect(), chains })
+    let counters = leads.iter().map(counter_name).chain(targets.iter().map(|address| straight_counter_name(*address)));
+    Ok(RuleTable { name: name.to_owned(), counters: counters.collect(), chains })
 }
 
 /// Whether an address lies in a network, given as its first address and the length of its prefix.
@@ -291,12 +305,16 @@ mod tests {
             "table inet handover_peers-1 {
                counter lead-172.18.0.2-172.18.0.3
                counter lead-fd00::2-fd00::3
+               counter straight-172.18.0.3
+               counter straight-fd00::3
                chain lead_from_peer {
                  type nat hook output priority -101
                  ip daddr 172.18.0.2/32 oifname != lo syn counter lead-172.18.0.2-172.18.0.3 dnat to 172.18.0.3
                  ip daddr 172.18.0.2/32 oifname != lo meta l4proto != tcp counter lead-172.18.0.2-172.18.0.3 dnat to 172.18.0.3
                  ip6 daddr fd00::2/128 oifname != lo syn counter lead-fd00::2-fd00::3 dnat to fd00::3
                  ip6 daddr fd00::2/128 oifname != lo meta l4proto != tcp counter lead-fd00::2-fd00::3 dnat to fd00::3
+                 ip daddr 172.18.0.3/32 oifname != lo syn counter straight-172.18.0.3 accept
+                 ip6 daddr fd00::3/128 oifname != lo syn counter straight-fd00::3 accept
                }
                chain hold {
                  type filter hook output priority -150

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use handover_core::peer_switch::{self, AddressLead, PeerTable, counter_name};
+use handover_core::peer_switch::{self, AddressLead, PeerTable, counter_name, straight_counter_name};
 use handover_core::switch::{Protocol, RuleTable};
 use nlink::netlink::namespace::NetnsId;
 use nlink::netlink::nftables::{Family, NFT_TABLE_F_OWNER};
@@ -64,18 +64,17 @@ struct Owned {
     connection: Connection<Nftables>,
     /// What it leads now.
     leads: Vec<AddressLead>,
-    /// What it has ever led: their counters are there.
+    /// What it has ever led.
     known: BTreeSet<AddressLead>,
+    /// The counters that are there.
+    counters: BTreeSet<String>,
 }
 
 impl Owned {
-    fn counters(&self) -> BTreeSet<String> {
-        self.known.iter().map(counter_name).collect()
-    }
-
-    fn leads(&mut self, leads: &[AddressLead]) {
+    fn leads(&mut self, leads: &[AddressLead], rules: &RuleTable) {
         self.leads = leads.to_vec();
         self.known.extend(leads);
+        self.counters.extend(rules.counters.iter().cloned());
     }
 }
 
@@ -176,6 +175,7 @@ impl Peers {
                 to: lead.to,
                 led: owned.leads.contains(lead),
                 connections: counts.get(&counter_name(lead)).copied().unwrap_or_default(),
+                straight: counts.get(&straight_counter_name(lead.to)).copied().unwrap_or_default(),
                 open: open.get(&lead.from).map(Vec::len).unwrap_or_default(),
                 clients: open.get(&lead.from).cloned().unwrap_or_default(),
             });
@@ -204,7 +204,7 @@ impl Wanted {
             None => *table = Some(create(&self.rules).await?),
         }
         if let Some(owned) = table.as_mut() {
-            owned.leads(&wanted.leads);
+            owned.leads(&wanted.leads, &self.rules);
         }
         let to_move: Vec<IpAddr> = wanted.leads.iter().filter(|_| wanted.move_udp).map(|lead| lead.from).collect();
         Ok((PeerState::Loaded, flows::forget_sent_to(&to_move).await?))
@@ -291,7 +291,7 @@ async fn create(rules: &RuleTable) -> Result<Owned, HostError> {
     let connection = connection.map_err(HostError::netlink("opening a netlink socket for nftables"))?;
     let bare = || connection.transaction().add_table_with_flags(&rules.name, Family::Inet, NFT_TABLE_F_OWNER);
     let Err(refused) = rules::fill(bare(), rules).map_err(doing())?.commit(&connection).await else {
-        return Ok(Owned { connection, leads: Vec::new(), known: BTreeSet::new() });
+        return Ok(Owned { connection, leads: Vec::new(), known: BTreeSet::new(), counters: BTreeSet::new() });
     };
     // An older kernel does not know the flag and says what it says to anything that it does not know.
     if matches!(refused.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) && bare().commit(&connection).await.is_err() {
@@ -302,7 +302,7 @@ async fn create(rules: &RuleTable) -> Result<Owned, HostError> {
 
 async fn replace(owned: &Owned, rules: &RuleTable) -> Result<(), HostError> {
     let doing = || HostError::netlink(format!("replacing nftables table {}", rules.name));
-    let transaction = rules::refill(owned.connection.transaction(), rules, &owned.counters()).map_err(doing())?;
+    let transaction = rules::refill(owned.connection.transaction(), rules, &owned.counters).map_err(doing())?;
     transaction.commit(&owned.connection).await.map_err(doing())
 }
 

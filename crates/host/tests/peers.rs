@@ -119,6 +119,15 @@ fn new_connections_are_led_and_counted_and_those_under_way_stay() -> Outcome {
     assert_eq!(network.who(NEW[0])?, "new");
     assert_eq!(network.who(THIRD[1])?, "third");
     assert_eq!(counted(&mut session)?, [json!([OLD[0], NEW[0], true, 1, 2]), json!([OLD[1], NEW[1], true, 1, 2])]);
+    // Only the one connection to the new one that nobody has led there.
+    let answer = session.ask(json!({"peer_counters": {"sandboxes": []}}))?;
+    let straight = |lead: usize| answer["peers"][0]["leads"][lead]["straight"].clone();
+    assert_eq!((straight(0), straight(1)), (json!(1), json!(0)), "{answer}");
+    // A counter goes on when its address is led to once more.
+    load(&mut session, network.table(old_to_new()))?;
+    assert_eq!(network.who(NEW[0])?, "new");
+    let answer = session.ask(json!({"peer_counters": {"sandboxes": []}}))?;
+    assert_eq!(answer["peers"][0]["leads"][0]["straight"], json!(2), "{answer}");
     Ok(())
 }
 

@@ -133,7 +133,13 @@ pub(super) fn summary(report: &DrainReport) -> DrainSummary {
         closed_idle: report.closed_idle as u64,
         handed_on: report.handed_on as u64,
         ended: report.ended_by_themselves as u64,
-        cut: report.left.iter().map(|left| format!("{} ({:?})", left.peer, left.activity)).collect(),
+        // Over loopback a container talks to itself: its health check is no client.
+        cut: report
+            .left
+            .iter()
+            .filter(|left| !left.peer.ip().is_loopback())
+            .map(|left| format!("{} ({:?})", left.peer, left.activity))
+            .collect(),
         last_look_us: (report.look_to_close_us.median, report.look_to_close_us.max),
         takeover_us: (report.takeover_us.median, report.takeover_us.max),
         doubts: report.doubts,

@@ -22,9 +22,13 @@ use crate::event::{DrainSummary, Event};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
 
-/// How long both run when the new one is ready: a proxy that finds containers by itself looks at one after the other, and must not
-/// come to the new one too early and to the old one too late.
+/// How long both run at least when the new one is ready: a proxy that finds containers by itself looks at one after the other, and must
+/// not come to the new one too early and to the old one too late.
 const SEEN_TOGETHER: Duration = Duration::from_secs(1);
+
+/// How long they do at most where a proxy is announced that calls the old one and has not called the new one yet: its look may take
+/// longer.
+const FOUND: Duration = Duration::from_secs(5);
 
 /// What replacing takes.
 pub(super) struct Hands<'a> {
@@ -77,10 +81,13 @@ impl Hands<'_> {
             self.routers.serves(&old.service, &ready).await?;
             self.switched();
             let found_by_itself = !ports.is_empty() && !self.routers.tell_of(&old.service);
-            let together = if found_by_itself { SEEN_TOGETHER } else { Duration::ZERO };
-            let monitored = Duration::try_from_secs_f64(monitor).unwrap_or_default().max(together);
-            let monitored = tokio::time::sleep(monitored);
-            let drained = async { tokio::join!(drains.finish(session, events), monitored).0 };
+            let together = async {
+                if found_by_itself {
+                    self.seen_together(&old.service, &before, &ready).await;
+                }
+            };
+            let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
+            let drained = async { tokio::join!(drains.finish(session, events), monitored, together).0 };
             tokio::select! {
                 drained = drained => drained,
                 failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
@@ -179,6 +186,14 @@ impl Hands<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Waits until proxies that find containers by themselves have found the new one beside the old.
+    async fn seen_together(&self, service: &str, old: &Inspected, new: &Inspected) {
+        let announced = self.deploy.project.services.get(service).is_some_and(|one| one.announcement().is_some());
+        let at_most = if announced { FOUND } else { SEEN_TOGETHER };
+        // A session that is gone cannot be asked, and fails the drain.
+        let _ = self.switch.until_found((old, new), SEEN_TOGETHER, at_most).await;
     }
 
     /// Ends when the user wants to stop and nothing has to be finished first.

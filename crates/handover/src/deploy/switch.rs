@@ -192,6 +192,53 @@ impl Switch {
         }
     }
 
+    /// Waits until whoever is led from the old container of a pair has opened a connection to the new one by itself: that proxy has
+    /// found it. At least and at most so long; those that run nginx are told later.
+    pub(super) async fn until_found(
+        &self,
+        pair: (&Inspected, &Inspected),
+        at_least: Duration,
+        at_most: Duration,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let before = self.uses(pair).await?;
+        tokio::time::sleep(at_least).await;
+        while began.elapsed() < at_most {
+            let now = self.uses(pair).await?;
+            let overlooks = |(peer, now): (&String, &Uses)| {
+                let before = before.get(peer).copied().unwrap_or_default();
+                now.old > before.old && now.new == before.new
+            };
+            if !now.iter().any(overlooks) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// What each peer has opened to a pair of containers, by its namespace.
+    async fn uses(&self, (old, new): (&Inspected, &Inspected)) -> Result<BTreeMap<String, Uses>> {
+        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let has = |container: &Inspected, address| addresses(container).iter().any(|(_, own)| *own == address);
+        let state = self.state.lock().await;
+        let nginx: BTreeSet<&str> =
+            state.nginx.iter().filter_map(|id| state.peers.get(id)).map(|peer| peer.sandbox.as_str()).collect();
+        let mut all: BTreeMap<String, Uses> = BTreeMap::new();
+        for peer in counted.peers {
+            let sandbox = peer.sandbox.to_string_lossy().into_owned();
+            if nginx.contains(sandbox.as_str()) {
+                continue;
+            }
+            let uses = all.entry(sandbox).or_default();
+            for lead in peer.leads.iter().filter(|lead| has(old, lead.from) && has(new, lead.to)) {
+                uses.old += lead.connections;
+                uses.new += lead.straight;
+            }
+        }
+        Ok(all)
+    }
+
     /// Watches, while something else is done, whether anybody opens connections to addresses that are led: the wait for that is
     /// shorter then.
     pub(super) async fn watching<T>(&self, work: impl Future<Output = T>) -> T {
@@ -313,6 +360,15 @@ impl Switch {
         }
         Ok(())
     }
+}
+
+/// Connections that one peer has opened to a pair of containers.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    /// To the old one, and was led.
+    old: u64,
+    /// To the new one by itself.
+    new: u64,
 }
 
 /// Connections that were led to one container.

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::harness::proxies::{HEALTHCHECK, JOINS, LABELS, LABELS_OUTSIDE, NETWORK, TRAEFIK_OUTSIDE};
 use crate::harness::proxies::{app, behind_traefik, outside};
+use crate::harness::slow_socket::SlowSocket;
 use crate::harness::{Finished, Stack, docker, finish, inspect};
 
 /// Every kind of short request, to this stack's port.
@@ -187,5 +188,26 @@ fn ten_deploys_in_a_row_lose_no_kept_alive_post() {
     }
     report.assert_no_failures();
     report.assert_nothing_noticed();
+    stack.assert_done();
+}
+
+/// Traefik looks at one container after another: a look that comes to the new one before it is ready, and to the old one after its
+/// end, finds neither.
+#[test]
+fn a_proxy_that_takes_long_to_look_at_all_containers_never_finds_none() {
+    let mut stack = behind_traefik("roll-slow-look", &app(&[], &[LABELS, HEALTHCHECK]));
+    let path = stack.path().join("engine.sock");
+    let socket = SlowSocket::at(&path);
+    stack.set("DOCKER_SOCKET", &path.to_string_lossy());
+    stack.start();
+    let load = stack.load(requests(&stack));
+    stack.set("VERSION", "v2");
+    socket.slow_down(&stack.container_id("app"));
+    let finished = stack.up(&["--output", "json"]).expect_success();
+    rolled(&finished);
+    let report = finish(load, "v2");
+    if let Some(failures) = report.failures() {
+        panic!("{failures}\n{finished}");
+    }
     stack.assert_done();
 }

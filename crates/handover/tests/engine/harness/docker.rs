@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -28,6 +29,31 @@ pub(crate) fn docker_lines(args: &[&str]) -> Vec<String> {
 pub(crate) fn inspect(name: &str) -> Value {
     let list: Value = serde_json::from_str(&docker(&["inspect", name])).expect("docker inspect prints JSON");
     list[0].clone()
+}
+
+/// What says nothing of a failure: one line a container at each look, and one a request.
+const TRAEFIK_SAYS_OFTEN: [&str; 3] =
+    ["Filtering disabled container", "Container pruned by constraint", "Service selected by"];
+
+/// Prints what the engine and the containers say of a project, for a test that has failed: it may not fail so a second time.
+pub(crate) fn tell_what_happened(project: &str, since: SystemTime) {
+    let label = format!("label=com.docker.compose.project={project}");
+    for id in docker_lines(&["ps", "-aq", "--filter", &label]) {
+        let said = Command::new("docker").args(["logs", "--timestamps", "--tail", "1000", &id]).output();
+        let said = said.map(|said| [said.stdout, said.stderr].concat()).unwrap_or_default();
+        let health = docker_lines(&["inspect", "--format", "{{.Name}} {{json .State.Health}}", &id]).concat();
+        eprintln!("--- {health}");
+        let said = String::from_utf8_lossy(&said);
+        said.lines()
+            .filter(|line| !TRAEFIK_SAYS_OFTEN.iter().any(|often| line.contains(often)))
+            .for_each(|line| eprintln!("{line}"));
+    }
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
+    let shown = "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}";
+    eprintln!("--- events of {project}");
+    for line in docker_lines(&["events", "--since", &since, "--until", "0s", "--filter", &label, "--format", shown]) {
+        eprintln!("{line}");
+    }
 }
 
 /// Panics, and says what to do, when no engine answers: a test is never skipped in silence.

@@ -27,6 +27,7 @@ pub(crate) mod docker;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod proxies;
+pub(crate) mod slow_socket;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +36,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use handover_lab::load::{Kind, Load, LoadSpec, Report, StreamSpec};
 use serde_json::Value;
@@ -64,6 +65,7 @@ pub(crate) struct Stack {
     /// Services that end by themselves: `docker compose up -d` starts them each time.
     pub(crate) one_shots: Vec<&'static str>,
     directory: tempfile::TempDir,
+    began: SystemTime,
     environment: BTreeMap<String, String>,
 }
 
@@ -91,6 +93,7 @@ impl Stack {
             port,
             one_shots: Vec::new(),
             directory: tempfile::Builder::new().prefix("handover-test-").tempdir().expect("a directory"),
+            began: SystemTime::now(),
             environment: environment.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         }
     }
@@ -372,6 +375,9 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            docker::tell_what_happened(&self.name, self.began);
+        }
         if std::env::var_os("HANDOVER_TEST_KEEP").is_none() {
             self.clean_up();
         }

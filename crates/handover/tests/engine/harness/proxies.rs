@@ -12,6 +12,7 @@ pub(crate) const TRAEFIK: &str = r#"
       - --providers.docker.exposedByDefault=false
       - --providers.docker.constraints=Label(`com.docker.compose.project`,`${COMPOSE_PROJECT_NAME}`)
       - --entryPoints.web.address=:80
+      - --log.level=DEBUG
     ports:
       - "${PORT}:80"
     volumes:
@@ -26,6 +27,7 @@ pub(crate) const TRAEFIK_OUTSIDE: &str = r#"
       - --providers.docker.exposedByDefault=false
       - --providers.docker.constraints=Label(`traefik.docker.network`,`${NETWORK}`)
       - --entryPoints.web.address=:80
+      - --log.level=DEBUG
     ports:
       - "${PORT}:80"
     volumes:
