@@ -126,7 +126,7 @@ pub fn counter_name(lead: &AddressLead) -> String {
     format!("lead-{}-{}", lead.from, lead.to)
 }
 
-/// Name of the counter that counts the TCP connections opened to an address by itself that others are led to.
+/// Name of the counter that counts the connections opened to an address itself that others are led to.
 pub fn straight_counter_name(address: IpAddr) -> String {
     format!("straight-{address}")
 }
@@ -150,10 +150,12 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
     });
     // What was led is through with this chain.
     let targets: BTreeSet<IpAddr> = leads.iter().map(|lead| lead.to).collect();
-    let straight_rules = targets.iter().map(|address| Rule {
-        matches: vec![Match::Ip(version(*address)), only(*address), Match::NotLeavingBy("lo".to_owned()), Match::Syn],
-        counter: Some(straight_counter_name(*address)),
-        action: Action::Accept,
+    let straight_rules = targets.iter().flat_map(|address| {
+        [Match::Syn, Match::NotTcp].map(|kind| Rule {
+            matches: vec![Match::Ip(version(*address)), only(*address), Match::NotLeavingBy("lo".to_owned()), kind],
+            counter: Some(straight_counter_name(*address)),
+            action: Action::Accept,
+        })
     });
     // Also without leads: this rule alone keeps connection tracking at work, and with it what was led.
     let under_way = Rule { matches: vec![Match::UnderWay], counter: None, action: Action::Accept };
@@ -314,7 +316,9 @@ mod tests {
                  ip6 daddr fd00::2/128 oifname != lo syn counter lead-fd00::2-fd00::3 dnat to fd00::3
                  ip6 daddr fd00::2/128 oifname != lo meta l4proto != tcp counter lead-fd00::2-fd00::3 dnat to fd00::3
                  ip daddr 172.18.0.3/32 oifname != lo syn counter straight-172.18.0.3 accept
+                 ip daddr 172.18.0.3/32 oifname != lo meta l4proto != tcp counter straight-172.18.0.3 accept
                  ip6 daddr fd00::3/128 oifname != lo syn counter straight-fd00::3 accept
+                 ip6 daddr fd00::3/128 oifname != lo meta l4proto != tcp counter straight-fd00::3 accept
                }
                chain hold {
                  type filter hook output priority -150

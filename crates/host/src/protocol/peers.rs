@@ -72,7 +72,7 @@ pub struct LeadCount {
     pub led: bool,
     /// Connections (other protocols: flows) led since the table was first loaded with this lead.
     pub connections: u64,
-    /// TCP connections opened to `to` by itself, since anything was first led there.
+    /// Connections (other protocols: flows) opened to `to` itself, since anything was first led there.
     pub straight: u64,
     /// TCP connections from this namespace to `from` that are not over, wherever they were led.
     pub open: usize,
