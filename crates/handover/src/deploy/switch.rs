@@ -219,7 +219,7 @@ impl Switch {
 
     /// What each peer has opened to a pair of containers, by its namespace.
     async fn uses(&self, (old, new): (&Inspected, &Inspected)) -> Result<BTreeMap<String, Uses>> {
-        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let counted = self.counters().await?;
         let has = |container: &Inspected, address| addresses(container).iter().any(|(_, own)| *own == address);
         let state = self.state.lock().await;
         let nginx: BTreeSet<&str> =
@@ -268,7 +268,7 @@ impl Switch {
 
     /// The connections that were led and are still open, by the container that they were led to.
     pub(super) async fn open_connections(&self) -> Result<Vec<Led>> {
-        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let counted = self.counters().await?;
         let state = self.state.lock().await;
         let mut led: BTreeMap<String, Led> = BTreeMap::new();
         for lead in counted.peers.into_iter().flat_map(|peer| peer.leads).filter(|lead| lead.led) {
@@ -294,7 +294,7 @@ impl Switch {
 
     /// Connections that each peer has opened to each address that was led.
     pub(super) async fn counted(&self) -> Result<Counted> {
-        let counted: PeersCounted = self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await?;
+        let counted = self.counters().await?;
         let state = self.state.lock().await;
         let mut all = Counted::new();
         for peer in counted.peers {
@@ -305,6 +305,11 @@ impl Switch {
             }
         }
         Ok(all)
+    }
+
+    /// What every peer's table has led, and what is open.
+    async fn counters(&self) -> Result<PeersCounted> {
+        self.session.ask(SessionOp::PeerCounters { sandboxes: Vec::new() }).await
     }
 
     /// Takes a container among the peers; whether it is one.

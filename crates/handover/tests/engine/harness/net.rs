@@ -131,7 +131,8 @@ fn forward(client: TcpStream, engine: UnixStream) {
     });
 }
 
-fn pump(mut from: impl Read, mut to: impl Write) {
+/// Copies until either side has ended.
+pub(super) fn pump(mut from: impl Read, mut to: impl Write) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer) {
         if length == 0 || to.write_all(&buffer[..length]).is_err() {

@@ -1,14 +1,15 @@
 //! The engine's socket as a client has it for whom a look at one container takes long: behind a proxy of sockets, or on a machine with
 //! much else to do.
 
-use std::io::{Read, Write};
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use super::net::engine_socket;
+use super::net::{engine_socket, pump};
 
 /// A socket in front of the engine's. It ends with the test's process.
 pub(crate) struct SlowSocket {
@@ -42,21 +43,30 @@ const TAKES: Duration = Duration::from_secs(3);
 
 fn pass_on(client: UnixStream, slow: &OnceLock<String>) {
     let Ok(engine) = UnixStream::connect(engine_socket()) else { return };
-    let (Ok(back_from), Ok(back_to)) = (engine.try_clone(), client.try_clone()) else { return };
-    thread::spawn(move || copy(back_from, back_to, |_| false));
-    // A client of the engine writes the head of a request at once.
-    copy(client, engine, |head| slow.get().is_some_and(|path| head.contains(path.as_str())));
+    let (Ok(client_read), Ok(engine_read)) = (client.try_clone(), engine.try_clone()) else { return };
+    thread::spawn(move || {
+        pump(engine_read, &client);
+        let _ = client.shutdown(Shutdown::Both);
+    });
+    pump(client_read, Requests { engine: &engine, slow });
+    let _ = engine.shutdown(Shutdown::Both);
 }
 
-fn copy(mut from: UnixStream, mut to: UnixStream, is_slow: impl Fn(&str) -> bool) {
-    let mut buffer = [0; 16384];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if is_slow(&String::from_utf8_lossy(&buffer[..length])) {
+/// Requests on their way to the engine. A client of it writes the head of one at once.
+struct Requests<'a> {
+    engine: &'a UnixStream,
+    slow: &'a OnceLock<String>,
+}
+
+impl Write for Requests<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.slow.get().is_some_and(|path| String::from_utf8_lossy(bytes).contains(path.as_str())) {
             thread::sleep(TAKES);
         }
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
+        self.engine.write(bytes)
     }
-    let _ = to.shutdown(std::net::Shutdown::Both);
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.engine.flush()
+    }
 }
