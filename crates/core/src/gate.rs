@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::project::{Project, Service};
+use crate::compose::project::{Project, Service};
 
 /// A container as the gate sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

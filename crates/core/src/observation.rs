@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::project::Project;
-use crate::switch::Protocol;
+use crate::compose::project::Project;
+use crate::net::Protocol;
 
 /// Label on every stand-in container: the project that it stands in for.
 pub const LABEL_STANDIN_FOR: &str = "handover.standin-for";

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use handover_core::drain::{Activity as Seen, Look, Patience, Phase, Verdict, judge};
-use handover_core::peer_switch::contains;
-use handover_core::switch::Protocol;
+use handover_core::net::Protocol;
+use handover_core::net::contains;
 use talk::{Ends, SURVEY_SOON, Talk};
 use tokio::runtime::Handle;
 

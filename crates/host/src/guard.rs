@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use handover_core::switch::{PortTable, table_name};
+use handover_core::redirect::ports::{PortTable, table_name};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::channel::{self, Output, hello};

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use handover_core::drain::{Look, Phase};
-use handover_core::switch::Protocol;
+use handover_core::net::Protocol;
 use socket2::{Domain, Socket, Type};
 
 const NETLINK_SOCK_DIAG: i32 = 4;

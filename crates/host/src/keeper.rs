@@ -12,8 +12,9 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use futures_util::future::join_all;
-use handover_core::peer_switch::{PeerTable, contains};
-use handover_core::tenants::{Tenants, still_right};
+use handover_core::net::contains;
+use handover_core::redirect::owners::{Tenants, still_right};
+use handover_core::redirect::peers::PeerTable;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 

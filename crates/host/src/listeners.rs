@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use handover_core::switch::Protocol;
+use handover_core::net::Protocol;
 
 use crate::accepts::{again_in, milliseconds};
 use crate::error::HostError;

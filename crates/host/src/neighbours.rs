@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use futures_util::{FutureExt, StreamExt};
-use handover_core::tenants::{Tenants, container_of};
+use handover_core::redirect::owners::{Tenants, container_of};
 use nlink::netlink::namespace::NetnsRef;
 use nlink::netlink::{Connection, OwnedEventStream, Route, RtnetlinkGroup};
 use procfs::process::{Process, all_processes};

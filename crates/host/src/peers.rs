@@ -1,4 +1,4 @@
-//! The switch inside peers' network namespaces, in the kernel: [`handover_core::peer_switch::rules`] by netlink.
+//! The switch inside peers' network namespaces, in the kernel: [`handover_core::redirect::peers::rules`] by netlink.
 //!
 //! Every table belongs to a netlink socket that was made inside its namespace and is kept open here (nftables flag
 //! *owner*): it goes when this process ends, however it ends. Nobody else can change or delete it meanwhile.
@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use handover_core::peer_switch::{self, AddressLead, PeerTable, counter_name, straight_counter_name};
-use handover_core::switch::{Protocol, RuleTable};
+use handover_core::net::Protocol;
+use handover_core::redirect::peers::{AddressLead, PeerTable, counter_name, straight_counter_name};
+use handover_core::redirect::rules::RuleTable;
 use nlink::netlink::namespace::NetnsId;
 use nlink::netlink::nftables::{Family, NFT_TABLE_F_OWNER};
 use nlink::netlink::{Connection, Nftables};
@@ -127,7 +128,8 @@ impl Peers {
         first: Arc<Mutex<HashMap<NetnsId, usize>>>,
     ) -> Result<(PeerState, usize), HostError> {
         let table = tables.get(index).ok_or_else(|| HostError::Request("peers: no such table".into()))?;
-        let rules = peer_switch::rules(&self.table, table).map_err(|error| HostError::Request(error.to_string()))?;
+        let rules = handover_core::redirect::peers::rules(&self.table, table)
+            .map_err(|error| HostError::Request(error.to_string()))?;
         let path = path_of(&table.sandbox);
         // Before the namespace is entered: the number may belong to another process the next moment.
         let process = process_of(&path);

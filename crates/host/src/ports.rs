@@ -1,4 +1,4 @@
-//! The switch at the host's ports, in the kernel: [`handover_core::switch::rules`] by netlink.
+//! The switch at the host's ports, in the kernel: [`handover_core::redirect::ports::rules`] by netlink.
 //!
 //! Everything here acts on the network namespace of the calling thread. Loading and unloading are one transaction each:
 //! every packet meets the old rules or the new ones, for all ports. Both may be repeated. The table survives this
@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use handover_core::switch::{self, CHAINS, PortTable, table_name};
+use handover_core::redirect::ports::{CHAINS, PortTable, counter_name, table_name};
 use nlink::netlink::nftables::{Family, Hook, Policy};
 use nlink::netlink::{Connection, Nftables};
 
@@ -18,7 +18,7 @@ use crate::rules;
 /// Returns the time that the transaction took. Fails without a change if the kernel refuses a rule, and if a table of
 /// that name is not ours.
 pub async fn load(table: &PortTable) -> Result<Duration, HostError> {
-    let wanted = switch::rules(table);
+    let wanted = handover_core::redirect::ports::rules(table);
     let doing = || HostError::netlink(format!("loading nftables table {}", wanted.name));
     let connection = open()?;
     // Between finding out whether there is a table and replacing it somebody may have changed that: look again, once.
@@ -59,7 +59,7 @@ pub async fn counters(project: &str) -> Result<Option<Vec<u64>>, HostError> {
         return Ok(None);
     }
     let counts = rules::counts(&connection, &name).await?;
-    Ok(Some((0..).map_while(|index| counts.get(&switch::counter_name(index)).copied()).collect()))
+    Ok(Some((0..).map_while(|index| counts.get(&counter_name(index)).copied()).collect()))
 }
 
 /// Base chains that drop by default what comes in to the host, as `family table chain`. Rules of the old iptables are

@@ -20,8 +20,9 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use handover_core::peer_switch::PeerTable;
-use handover_core::switch::{PortTable, Protocol};
+use handover_core::net::Protocol;
+use handover_core::redirect::peers::PeerTable;
+use handover_core::redirect::ports::PortTable;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -519,7 +520,7 @@ pub struct Spread {
 
 #[cfg(test)]
 mod tests {
-    use handover_core::peer_switch::AddressLead;
+    use handover_core::redirect::peers::AddressLead;
 
     use super::*;
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use handover_core::switch::{
-    self, Action, ChainHook, DIRECT_HITS_PRIORITY, HOLD_PRIORITY, IpVersion, LEAD_PRIORITY, Match, Protocol, RuleChain,
-    RuleTable,
+use handover_core::net::{IpVersion, Protocol};
+use handover_core::redirect::rules::{
+    Action, ChainHook, DIRECT_HITS_PRIORITY, HOLD_PRIORITY, LEAD_PRIORITY, Match, RuleChain, RuleTable,
 };
 use nlink::netlink::nftables::{
     BaseChain, Chain, ChainName, CtState, Family, FibFlags, FilterHook, NatHook, NatStatement, Object, ObjectState,
@@ -88,7 +88,7 @@ fn base_chain(hook: ChainHook) -> BaseChain {
     base.policy(Policy::Accept)
 }
 
-fn kernel_rule(table: &str, chain: &str, rule: &switch::Rule) -> Result<Rule, nlink::Error> {
+fn kernel_rule(table: &str, chain: &str, rule: &handover_core::redirect::rules::Rule) -> Result<Rule, nlink::Error> {
     let mut made = Rule::new(table, chain).family(Family::Inet);
     for one in &rule.matches {
         made = match one {

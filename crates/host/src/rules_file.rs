@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use handover_core::switch::PortTable;
+use handover_core::redirect::ports::PortTable;
 
 use crate::error::HostError;
 

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 
-use handover_core::switch::{PortLead, PortTable, Protocol};
+use handover_core::net::Protocol;
+use handover_core::redirect::ports::{PortLead, PortTable};
 
 use crate::channel::kernel_release;
 use crate::error::HostError;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::config_hash::network_hash;
+use crate::compose::config_hash::network_hash;
+use crate::compose::project::{Project, Service};
 use crate::observation::{Container, Observation};
-use crate::project::{Project, Service};
 
 /// How the containers of a service compare to what is wanted, with the evidence in words.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::compose_json::service_of_volumes_from;
+use crate::compose::json::service_of_volumes_from;
+use crate::compose::project::{Project, Service};
+use crate::compose::update_config::Order;
 use crate::observation::Observation;
 use crate::plan::evidence::{MountSeen, answers, words};
 use crate::plan::references::known_database;
 use crate::plan::{Refusal, RefusalKind};
-use crate::project::{Project, Service};
 use crate::settings::{Strategy, VolumeUse};
-use crate::update_config::Order;
 
 /// The answer for one service.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::compose::project::Project;
 use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{self, References};
 use crate::plan::rolling::rolled_by_word;
 use crate::plan::{Refusal, changed_services};
-use crate::project::Project;
 
 /// The stand-in group and what was decided on the way to it.
 pub(super) struct Group {

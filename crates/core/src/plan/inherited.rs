@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::compose_json::service_of_volumes_from;
+use crate::compose::json::service_of_volumes_from;
+use crate::compose::project::{Project, Service};
 use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::anonymous_paths;
-use crate::project::{Project, Service};
 use crate::settings::VolumeUse;
 
 /// The volumes that containers which Compose recreates have from services with `volumes: renew`. Where such a service was renewed

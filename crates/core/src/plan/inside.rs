@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::compose::project::{Project, Service};
 use crate::observation::{Container, Observation};
 use crate::plan::references::known_database;
-use crate::project::{Project, Service};
-use crate::standin;
+use crate::plan::standin;
 
 /// Clients inside, of a stand-in.
 #[derive(Clone, Debug, PartialEq, Eq)]

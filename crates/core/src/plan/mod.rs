@@ -7,23 +7,25 @@ pub mod change;
 pub mod doubling;
 pub mod evidence;
 mod group;
+pub mod images;
 mod inherited;
 mod inside;
+pub mod preflight;
 pub mod references;
 mod rolling;
+pub mod standin;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::compose::project::{Port, Project, Service};
 use crate::observation::{Container, Observation};
 use crate::plan::change::{Change, change_of, replaced_networks};
 use crate::plan::doubling::anonymous_paths;
 use crate::plan::group::Group;
 use crate::plan::references::References;
-use crate::project::{Port, Project, Service};
 use crate::settings::VolumeUse;
-use crate::standin;
 
 pub use inside::{CalledMember, InsidePlan};
 use rolling::Rolled;
@@ -300,7 +302,7 @@ pub fn selected_services(project: &Project, wanted: &[String]) -> Result<BTreeSe
     for name in wanted {
         if !project.services.contains_key(name) {
             let known = project.services.keys().map(String::as_str);
-            let hint = match crate::nearest::nearest(name, known.clone()) {
+            let hint = match crate::settings::nearest::nearest(name, known.clone()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("its services are: {}", known.collect::<Vec<_>>().join(", ")),
             };

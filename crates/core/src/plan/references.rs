@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::project::{Project, Service};
+use crate::compose::project::{Project, Service};
 
 /// Who refers to whom: for each service the services that it uses.
 pub type References = BTreeMap<String, BTreeSet<String>>;

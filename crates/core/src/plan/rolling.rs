@@ -5,16 +5,17 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::compose::project::{Project, Service};
+use crate::compose::update_config::{Order, UpdateConfig};
 use crate::observation::Observation;
 use crate::plan::change::Change;
 use crate::plan::doubling::{Doubling, doubling};
 use crate::plan::references::{References, reachable};
+use crate::plan::standin::names_of;
 use crate::plan::{Plan, Refusal, RefusalKind};
-use crate::project::{Project, Service};
-use crate::router::{Names, RouterSettings};
+use crate::router::Names;
+use crate::settings::RouterSettings;
 use crate::settings::Strategy;
-use crate::standin::names_of;
-use crate::update_config::{Order, UpdateConfig};
 
 /// A service that is rolled.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config_hash::service_hash;
+use crate::compose::config_hash::service_hash;
 use crate::observation::{Image, Network};
 
 /// The reference stack in small: code carriers, php-fpm and nginx on their volumes, a WebSocket server, Redis.
@@ -467,7 +467,7 @@ fn a_compose_that_recreates_dependents_takes_the_proxy_of_a_rolled_service_into_
     let hash = |name: &str| service_hash(&project.services[name].raw, &BTreeMap::new(), true).unwrap();
     let printed = format!("nginx {}", hash("nginx"));
     let raw = project.document["services"].as_object().unwrap().clone();
-    project.hashes = crate::config_hash::Hashes::new(&printed, &raw);
+    project.hashes = crate::compose::config_hash::Hashes::new(&printed, &raw);
     assert!(project.hashes.recreates_dependents());
     let ids = project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
     for container in &mut observed.containers {

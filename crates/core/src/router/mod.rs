@@ -6,13 +6,10 @@ pub mod caddy;
 pub mod haproxy;
 mod lines;
 pub mod nginx;
-mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-
-pub use settings::{CaddyRouter, HaproxyRouter, NginxRouter, RouterSettings};
 
 /// A container of the service, as a router is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +58,7 @@ impl RouterError {
     /// A name that is not there, of those that are.
     fn missing<'a>(what: impl fmt::Display, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let hint = match crate::nearest::nearest(name, known.iter().copied()) {
+        let hint = match crate::settings::nearest::nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => "there is none at all in it".to_owned(),
             None => format!("it has: {}", known.join(", ")),

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use futures_util::future::join_all;
-use handover_core::project::Port;
-use handover_core::switch::Protocol;
+use handover_core::compose::project::Port;
+use handover_core::net::Protocol;
 use handover_host::protocol::{Drain, DrainReport, SessionOp, UdpFlows};
 use serde_json::Value;
 
-use super::locked::Deploy;
+use crate::deploy::context::Deploy;
 use crate::engine::Inspected;
 use crate::event::{DrainSummary, Event, Events};
 use crate::failure::Result;
@@ -17,13 +17,13 @@ use crate::helper::{Helper, UnderWay};
 /// Drains of several containers. They listen from the beginning, so that they know what each connection is doing, and close
 /// nothing before [`Drains::finish`].
 #[derive(Default)]
-pub(super) struct Drains {
+pub(crate) struct Drains {
     under_way: Vec<(String, UnderWay)>,
 }
 
 impl Drains {
     /// Begins to listen to the TCP connections of entry containers.
-    pub(super) fn listen(deploy: &Deploy, containers: &[(String, Inspected)]) -> Result<Self> {
+    pub(crate) fn listen(deploy: &Deploy, containers: &[(String, Inspected)]) -> Result<Self> {
         let mut all = Self::default();
         for (service, container) in containers {
             if let Some(service) = deploy.project.services.get(service) {
@@ -34,14 +34,14 @@ impl Drains {
     }
 
     /// Begins to listen to the TCP connections to these ports of one container.
-    pub(super) fn of_ports(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<Self> {
+    pub(crate) fn of_ports(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<Self> {
         let mut one = Self::default();
         one.add(deploy, container, ports)?;
         Ok(one)
     }
 
     /// Listens to one more container.
-    pub(super) fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
+    pub(crate) fn add(&mut self, deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Result<()> {
         if let Some(drain) = held_drain(deploy, container, ports) {
             self.under_way.push((container.name.clone(), deploy.session.begin(SessionOp::Drain(drain))?));
         }
@@ -49,7 +49,7 @@ impl Drains {
     }
 
     /// Closes connections as they are idle and waits for the others, until none is left or the deadline comes.
-    pub(super) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
+    pub(crate) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
         for (_, drain) in &self.under_way {
             let _: Value = session.ask(SessionOp::Proceed { request: drain.id }).await?;
         }
@@ -70,13 +70,13 @@ impl Drains {
     }
 
     /// By which [`Drains::give_up`] knows them.
-    pub(super) fn requests(&self) -> Vec<u64> {
+    pub(crate) fn requests(&self) -> Vec<u64> {
         self.under_way.iter().map(|(_, drain)| drain.id).collect()
     }
 
     /// Lets drains end that [`Drains::finish`] has not ended: no further connection is closed or taken over, and those that were are
     /// served until their clients have let go of them. Closed all at once, one might cross a request.
-    pub(super) fn give_up(session: &Helper, requests: &[u64]) {
+    pub(crate) fn give_up(session: &Helper, requests: &[u64]) {
         for request in requests {
             // A session that is gone has ended them.
             let _ = session.begin(SessionOp::Leave { request: *request });
@@ -85,7 +85,7 @@ impl Drains {
 }
 
 /// A drain that only listens until it is told to proceed; none where there is no TCP port.
-pub(super) fn held_drain(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Option<Drain> {
+pub(crate) fn held_drain(deploy: &Deploy, container: &Inspected, ports: &[(u16, Protocol)]) -> Option<Drain> {
     let tcp = ports.iter().filter(|(_, protocol)| *protocol == Protocol::Tcp);
     let ports: Vec<u16> = tcp.map(|(port, _)| *port).collect();
     if ports.is_empty() || container.sandbox.is_empty() {
@@ -97,7 +97,7 @@ pub(super) fn held_drain(deploy: &Deploy, container: &Inspected, ports: &[(u16, 
 }
 
 /// The UDP flows of fixed ports that lead to these containers, straight or through the engine's userland proxy.
-pub(super) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspected)]) -> Vec<UdpFlows> {
+pub(crate) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspected)]) -> Vec<UdpFlows> {
     let mut flows = Vec::new();
     for (service, port) in ports.iter().filter(|(_, port)| port.protocol == Protocol::Udp) {
         let target = format!("{}/udp", port.target);
@@ -121,14 +121,14 @@ pub(super) fn udp_flows(ports: &[(String, Port)], containers: &[(String, Inspect
 }
 
 /// Lets the next packet of UDP flows be led anew; connection tracking would go on sending them where they went.
-pub(super) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<()> {
+pub(crate) async fn forget_udp(session: &Helper, flows: &[UdpFlows]) -> Result<()> {
     if !flows.is_empty() {
         let _: Value = session.ask(SessionOp::ForgetUdp { flows: flows.to_vec() }).await?;
     }
     Ok(())
 }
 
-pub(super) fn summary(report: &DrainReport) -> DrainSummary {
+pub(crate) fn summary(report: &DrainReport) -> DrainSummary {
     DrainSummary {
         closed_idle: report.closed_idle as u64,
         handed_on: report.handed_on as u64,

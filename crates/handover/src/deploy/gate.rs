@@ -9,12 +9,12 @@ use bollard::models::EventMessage;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
+use handover_core::compose::calls::temporary_name;
+use handover_core::compose::project::Project;
 use handover_core::gate::{Gated, State, Verdict, meant_to_exit, verdict};
+use handover_core::net::Protocol;
 use handover_core::observation::Observation;
-use handover_core::project::Project;
-use handover_core::rolling::temporary_name;
-use handover_core::standin;
-use handover_core::switch::Protocol;
+use handover_core::plan::standin;
 use handover_host::protocol::{AllReady, SessionOp, Target};
 
 use crate::engine::{Engine, Inspected};
@@ -138,7 +138,7 @@ impl Gate<'_> {
         Ok(())
     }
 
-    fn service_of(&self, found: &Inspected) -> Option<&handover_core::project::Service> {
+    fn service_of(&self, found: &Inspected) -> Option<&handover_core::compose::project::Service> {
         self.project
             .services
             .values()

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use handover_core::images::{ImageWork, PullRule, image_work};
+use handover_core::compose::project::Project;
 use handover_core::observation::Observation;
-use handover_core::project::Project;
+use handover_core::plan::images::{ImageWork, PullRule, image_work};
 
 use crate::cli::{Pull, UpArgs};
 use crate::compose::Compose;
@@ -12,7 +12,7 @@ use crate::event::{Events, Step};
 use crate::failure::{Exit, Failure, Result};
 
 /// What has to be pulled and built.
-pub(super) fn work(project: &Project, observed: &Observation, selected: &BTreeSet<String>, args: &UpArgs) -> ImageWork {
+pub(crate) fn work(project: &Project, observed: &Observation, selected: &BTreeSet<String>, args: &UpArgs) -> ImageWork {
     let rule = match args.pull {
         None => PullRule::ByService,
         Some(Pull::Always) => PullRule::Always,
@@ -23,7 +23,7 @@ pub(super) fn work(project: &Project, observed: &Observation, selected: &BTreeSe
 }
 
 /// Pulls and builds.
-pub(super) async fn make_available(compose: &Compose, work: &ImageWork, events: &Events) -> Result<()> {
+pub(crate) async fn make_available(compose: &Compose, work: &ImageWork, events: &Events) -> Result<()> {
     events
         .step(Step::Images, async {
             if !work.pull_always.is_empty() {

@@ -1,6 +1,6 @@
 //! Load: Compose resolves the project, the engine tells what is there, both side by side.
 
-use handover_core::project::{Project, ProjectError};
+use handover_core::compose::project::{Project, ProjectError};
 
 use crate::cli::ProjectArgs;
 use crate::compose::Compose;
@@ -9,16 +9,16 @@ use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
 /// What is known when Compose and the engine have answered.
-pub(super) struct Loaded {
-    pub(super) project: Project,
-    pub(super) engine: Engine,
+pub(crate) struct Loaded {
+    pub(crate) project: Project,
+    pub(crate) engine: Engine,
     /// What the engine listed meanwhile.
-    pub(super) listing: Listing,
+    pub(crate) listing: Listing,
 }
 
 /// Loads the project and connects to the engine. Whether Compose is new enough is only asked where its words make no sense: whoever
 /// goes on asks that.
-pub(super) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<Loaded> {
+pub(crate) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<Loaded> {
     let _waiting = events.waiting();
     let connecting = async {
         let engine = Engine::connect(args, events.clone()).await?;

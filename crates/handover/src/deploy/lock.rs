@@ -98,7 +98,7 @@ pub(crate) async fn take(
     }
 }
 
-pub(super) fn interrupted() -> Failure {
+pub(crate) fn interrupted() -> Failure {
     Failure::new(Exit::Interrupted, "interrupted before anything was done")
 }
 

@@ -1,37 +1,23 @@
 //! A deploy. [`up`] reads like the runbook; each stage has a file of its own.
 
-mod callers;
-mod compose_starts;
-mod cutover;
+mod context;
 mod drain;
 mod evidence;
 mod gate;
-mod hand_over;
 mod images;
-mod inside;
-mod kept_leads;
 mod load;
 mod lock;
-mod locked;
-mod look;
 mod preflight;
-mod proxy_clients;
-mod replace;
-mod resume;
-mod roll_back;
+mod recover;
 mod rolling;
-mod routers;
 mod settle;
-mod settle_rolling;
 mod standin;
-mod steps;
-mod switch;
-mod unused;
+mod traffic;
 
+use handover_core::compose::project::Project;
 use handover_core::observation::Observation;
+use handover_core::plan::preflight::project_refusals;
 use handover_core::plan::{Plan, Request, StandInPlan, plan as make_plan, selected_services};
-use handover_core::preflight::project_refusals;
-use handover_core::project::Project;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
@@ -40,11 +26,12 @@ use crate::event::{Event, Events, Proof, Step};
 use crate::failure::{Failure, Result};
 use crate::helper::Helper;
 use crate::interrupt::Interrupt;
-use hand_over::HandOver;
+use context::Deploy;
+use evidence::callers;
 use load::Loaded;
 use lock::Taken;
-use locked::Deploy;
-use standin::BringUp;
+use standin::HandOver;
+use standin::bring_up::BringUp;
 
 /// Failures of a deploy: what is refused is refused all at once.
 type Outcome<T> = std::result::Result<T, Vec<Failure>>;
@@ -60,7 +47,7 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
     let mut plan = planned(&engine, &project, &observed, &request(args)).await;
     if plan.refusals.is_empty() && !plan.rolling.is_empty() {
         let tell = async |helper: &Helper| callers::tell(&engine, helper, &mut plan, &observed).await;
-        look::with_look(&engine, &project.name, tell).await;
+        evidence::with_look(&engine, &project.name, tell).await;
     }
     Ok(plan)
 }
@@ -218,7 +205,7 @@ async fn deploy_locked(
     events.emit(Event::Planned(Box::new(plan.clone())));
     let checking = async {
         let host = preflight::check(&deploy.engine, &deploy.project, &plan, &observed, &deploy.session).await?;
-        routers::Routers::open(deploy, &plan, &observed).await?;
+        traffic::routers::Routers::open(deploy, &plan, &observed).await?;
         Ok::<_, Vec<Failure>>(host)
     };
     let host = events.step(Step::Preflight, checking).await?;
@@ -247,7 +234,7 @@ async fn deploy_locked(
 /// The plan, with all that is known about it before the host is asked.
 async fn planned(engine: &Engine, project: &Project, observed: &Observation, request: &Request) -> Plan {
     let mut plan = make_plan(project, observed, request);
-    evidence::add(&mut plan, project, observed, engine).await;
+    evidence::storage::add(&mut plan, project, observed, engine).await;
     plan.refusals.extend(project_refusals(project, &plan, observed));
     plan
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use handover_core::compose::project::Project;
 use handover_core::observation::Observation;
 use handover_core::plan::Plan;
-use handover_core::preflight::{HostFacts, Listener, host_refusals};
-use handover_core::project::Project;
+use handover_core::plan::preflight::{HostFacts, Listener, host_refusals};
 use handover_host::protocol::{Check, Listeners, SessionOp, Support};
 
 use crate::engine::Engine;

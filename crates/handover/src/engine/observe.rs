@@ -7,13 +7,13 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
 };
 use futures_util::future::{join_all, try_join_all};
+use handover_core::compose::calls::temporary_name;
+use handover_core::compose::project::Project;
+use handover_core::net::Protocol;
 use handover_core::observation::{
     Binding, Container, ContainerMount, Endpoint, Image, LABEL_PROJECT, LABEL_ROLE, Network, Observation,
 };
-use handover_core::project::Project;
-use handover_core::rolling::temporary_name;
-use handover_core::standin;
-use handover_core::switch::Protocol;
+use handover_core::plan::standin;
 
 use super::connect::Engine;
 use super::containers::Role;

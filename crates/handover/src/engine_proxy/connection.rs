@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use handover_core::wire::{self, Ending, WireCall};
+use handover_core::compose::calls::{self, Ending, WireCall};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
@@ -52,7 +52,7 @@ pub(super) async fn serve(stream: UnixStream, shared: Arc<Shared>) {
 
 impl Connection {
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
-        let call = wire::recognise(request.method().as_str(), request.uri().path(), request.uri().query());
+        let call = calls::recognise(request.method().as_str(), request.uri().path(), request.uri().query());
         let ended = match self.hold(call.as_ref()).await {
             Held::Pass(ended) => ended,
             Held::Answer(answer) => return Ok(answer),

@@ -1,6 +1,6 @@
 //! A call that waits for the deploy's word.
 
-use handover_core::wire::Ending;
+use handover_core::compose::calls::Ending;
 use tokio::sync::oneshot;
 
 /// A call of Compose that waits for the deploy's word. Dropped without one, it is refused.

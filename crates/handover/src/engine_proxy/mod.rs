@@ -21,7 +21,7 @@ mod upstream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use handover_core::wire::Containers;
+use handover_core::compose::calls::Containers;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;

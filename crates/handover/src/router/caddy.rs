@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use handover_core::router::Names;
 use handover_core::router::caddy::{Upstreams, Wanted, find, rendered};
-use handover_core::router::{CaddyRouter, Names};
+use handover_core::settings::CaddyRouter;
 use handover_host::protocol::{Door, Said, SessionOp};
 use serde_json::Value;
 

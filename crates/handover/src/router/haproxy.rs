@@ -10,7 +10,8 @@ use futures_util::future::LocalBoxFuture;
 use handover_core::router::haproxy::{
     Running, commands, files, has_backend, render, running as servers, sends_to, sockets,
 };
-use handover_core::router::{HaproxyRouter, Member, Names};
+use handover_core::router::{Member, Names};
+use handover_core::settings::HaproxyRouter;
 use handover_host::protocol::{Door, FileRead, Process, Processes, Said, SessionOp};
 
 use super::{Reach, Router, look, members, process_of, refused, running, writable};

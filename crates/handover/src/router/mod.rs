@@ -10,10 +10,11 @@ pub(crate) mod nginx_process;
 use std::net::IpAddr;
 
 use futures_util::future::LocalBoxFuture;
+use handover_core::compose::calls::temporary_name;
 use handover_core::gate::State;
 use handover_core::plan::RouterPlan;
-use handover_core::rolling::temporary_name;
-use handover_core::router::{Member, RouterError, RouterSettings};
+use handover_core::router::{Member, RouterError};
+use handover_core::settings::RouterSettings;
 
 use crate::engine::{Engine, Inspected};
 use crate::event::Events;

@@ -8,7 +8,8 @@ use std::cell::RefCell;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use handover_core::router::nginx::{Block, has_upstream, render};
-use handover_core::router::{CallBy, Names, NginxRouter};
+use handover_core::router::{CallBy, Names};
+use handover_core::settings::NginxRouter;
 use handover_host::protocol::{FileRead, SessionOp};
 
 use super::{Reach, Router, look, members, nginx_process, process_of, refused, running, writable};
@@ -86,7 +87,7 @@ impl Nginx {
         let FileRead { text, read_only } = self.read(container, file).await?;
         let Some(text) = text else {
             let read = self.files(container).await.unwrap_or_default();
-            let near = handover_core::nearest::nearest(file, read.iter().map(String::as_str));
+            let near = handover_core::settings::nearest::nearest(file, read.iter().map(String::as_str));
             let hint = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("nginx reads: {}", read.join(", ")),

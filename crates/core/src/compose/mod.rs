@@ -1,0 +1,7 @@
+//! What is known of Compose: the project that it resolves, the hashes and names that it gives, the calls that it makes.
+
+pub mod calls;
+pub mod config_hash;
+pub mod json;
+pub mod project;
+pub mod update_config;

@@ -1,0 +1,74 @@
+//! The guard beside the engine, which holds the rules of a project's published ports.
+
+use handover_core::gate::State;
+use handover_core::observation::Observation;
+use handover_core::redirect::ports::PortTable;
+use handover_host::protocol::{Counters, GuardOp, Loaded, Unloaded};
+
+use crate::engine::{Engine, Role};
+use crate::failure::{Exit, Failure, Result};
+use crate::helper::Helper;
+
+/// The guard of a project: the container that holds its port rules, and our connection to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    id: String,
+    helper: Helper,
+}
+
+impl Guard {
+    /// Starts the guard. Its table leads nothing yet, but from now on the kernel tracks connections of IPv6 too: it then knows
+    /// at cutover which are under way, and leaves them where they are.
+    pub(crate) async fn start(engine: &Engine, project: &str, image: &str) -> Result<Self> {
+        let id = engine.create_ours(Role::Guard, project, image, "").await?.ok_or_else(|| {
+            Failure::new(Exit::Host, format!("the container name {} is taken", Role::Guard.container_name(project)))
+        })?;
+        let attached = engine.start_ours(&id).await?;
+        let guard = Self { id, helper: Helper::new("guard", attached) };
+        let table =
+            PortTable { project: project.to_owned(), leads: Vec::new(), bridges: Vec::new(), userland_proxy: true };
+        match guard.load(table).await {
+            Ok(_) => Ok(guard),
+            Err(failure) => {
+                let _ = guard.remove(engine).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Connects to a guard that an earlier run left; `None` if it does not run.
+    pub(crate) async fn find(engine: &Engine, observed: &Observation) -> Result<Option<Self>> {
+        let Some(container) = &observed.guard else {
+            return Ok(None);
+        };
+        if engine.inspect(&container.id).await?.is_none_or(|found| found.state != State::Running) {
+            return Ok(None);
+        }
+        let attached = engine.attach(&container.id).await?;
+        Ok(Some(Self { id: container.id.clone(), helper: Helper::new("guard", attached) }))
+    }
+
+    /// Cutover: leads all ports at one instant.
+    pub(crate) async fn load(&self, table: PortTable) -> Result<Loaded> {
+        self.helper.ask(GuardOp::Load { table }).await
+    }
+
+    /// Cutback: leads nothing new from one instant on; what was led goes on.
+    pub(crate) async fn release(&self) -> Result<Loaded> {
+        self.helper.ask(GuardOp::Release).await
+    }
+
+    /// How many connections each lead has led; empty when it leads nothing.
+    pub(crate) async fn counters(&self) -> Result<Vec<u64>> {
+        let counters: Counters = self.helper.ask(GuardOp::Counters).await?;
+        Ok(counters.connections)
+    }
+
+    /// Deletes the table, ends the guard and removes its container. May be repeated.
+    pub(crate) async fn remove(self, engine: &Engine) -> Result<()> {
+        let _: Result<Unloaded> = self.helper.ask(GuardOp::Unload).await;
+        // Stopping runs the guard's own removal of the table, should the request not have reached it.
+        engine.stop(std::slice::from_ref(&self.id)).await?;
+        engine.remove_all(&[self.id]).await
+    }
+}

@@ -1,0 +1,77 @@
+//! `handover up` does what `docker compose up -d` does, and no client notices.
+
+mod cli;
+mod compose;
+mod deploy;
+mod docker_cli;
+mod engine;
+mod engine_proxy;
+mod event;
+mod failure;
+mod helper;
+mod interrupt;
+mod render;
+mod router;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, PlanArgs, ProjectArgs, UpArgs};
+use event::Events;
+use failure::Failure;
+use interrupt::Interrupt;
+
+/// The whole program, for these arguments; its own name is the first of them.
+pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let cli = Cli::parse_from(cli::without_plugin_name(args));
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            render::print_failures(&[Failure::new(failure::Exit::Engine, "the program cannot start").because(error)]);
+            return ExitCode::from(failure::Exit::Engine as u8);
+        }
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up(cli.project, args).await,
+            Command::Plan(args) => plan(cli.project, args).await,
+            Command::Guard => handover_host::guard::run(std::path::Path::new(handover_host::guard::RULES_FILE)).await,
+            Command::Session => handover_host::session::run().await,
+            Command::Keeper => handover_host::keeper::run().await,
+            Command::PluginMetadata => {
+                render::print_lines(&[cli::plugin_metadata()]);
+                ExitCode::SUCCESS
+            }
+        }
+    })
+}
+
+async fn up(project: ProjectArgs, args: UpArgs) -> ExitCode {
+    let (events, stream) = Events::new();
+    let interrupt = Interrupt::listen();
+    let renderer = tokio::spawn(render::render(args.output, stream));
+    let outcome = deploy::up(project, &args, &events, &interrupt).await;
+    drop(events);
+    // The renderer ends with the stream; what it has not printed yet comes before any error.
+    let _ = renderer.await;
+    exit(outcome)
+}
+
+async fn plan(project: ProjectArgs, args: PlanArgs) -> ExitCode {
+    let (events, _stream) = Events::new();
+    exit(deploy::show_plan(project, &args, &events).await.and_then(|plan| {
+        render::print_lines(&render::plan_lines(&plan));
+        if plan.refusals.is_empty() { Ok(()) } else { Err(Failure::refused(&plan.refusals)) }
+    }))
+}
+
+fn exit(outcome: Result<(), Vec<Failure>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failures) => {
+            render::print_failures(&failures);
+            ExitCode::from(failures.first().map_or(1, |failure| failure.exit as u8))
+        }
+    }
+}
