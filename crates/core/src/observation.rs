@@ -100,6 +100,14 @@ pub struct ContainerMount {
     pub target: String,
 }
 
+impl ContainerMount {
+    /// Whether it is a volume that nobody has named: the engine gives such a volume 64 hexadecimal digits as its name. Only
+    /// those may ever be removed; what has a name is kept for somebody.
+    pub fn is_anonymous_volume(&self) -> bool {
+        self.kind == "volume" && self.volume.len() == 64 && self.volume.bytes().all(|digit| digit.is_ascii_hexdigit())
+    }
+}
+
 /// A published port as the engine holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {

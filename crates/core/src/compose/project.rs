@@ -3,6 +3,7 @@
 //! The raw JSON is kept beside the typed view: hashes and the stand-in are made from it, key by key as it came.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -91,6 +92,22 @@ pub struct Port {
     pub published: Option<u16>,
     /// Port inside the container.
     pub target: u16,
+}
+
+/// As people write it: `80`, `127.0.0.1:53/udp`.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            None => {}
+        }
+        match self.published {
+            Some(number) => write!(f, "{number}")?,
+            None => write!(f, "any->{}", self.target)?,
+        }
+        f.write_str(if self.protocol == Protocol::Udp { "/udp" } else { "" })
+    }
 }
 
 /// How a service depends on another.

@@ -25,7 +25,7 @@ pub(super) fn inherited_code(
             .flat_map(|owner| anonymous_paths(&project.services[owner], project, observed, Some(VolumeUse::Renew)))
             .collect();
         let mounts = observed.of_service(name).flat_map(|container| &container.mounts);
-        let code = mounts.filter(|mount| mount.kind == "volume" && renewed.contains(&mount.target));
+        let code = mounts.filter(|mount| mount.is_anonymous_volume() && renewed.contains(&mount.target));
         volumes.extend(code.map(|mount| mount.volume.clone()));
     }
     volumes

@@ -28,7 +28,8 @@ pub struct CalledMember {
     pub names: Vec<String>,
 }
 
-/// The clients inside; `None` if nobody is there who could call. Databases and caches that are known call nobody.
+/// The clients inside; `None` if nobody is there who could call. Databases and caches that are known call nobody, but what
+/// only sounds like one (`rabbitmq-consumer`) and depends on a member does.
 pub(super) fn inside(project: &Project, observed: &Observation, group: &BTreeSet<String>) -> Option<InsidePlan> {
     let members: Vec<CalledMember> = group
         .iter()
@@ -43,7 +44,9 @@ pub(super) fn inside(project: &Project, observed: &Observation, group: &BTreeSet
         .collect();
     let is_outside = |container: &&Container| {
         let database = project.services.get(&container.service).filter(|_| container.project == project.name);
-        let database = database.is_some_and(|service| known_database(&service.image).is_some());
+        let database = database.is_some_and(|service| {
+            known_database(&service.image).is_some() && !service.depends_on.keys().any(|name| group.contains(name))
+        });
         let ours = container.project == project.name && group.contains(&container.service);
         container.running && !ours && !database
     };

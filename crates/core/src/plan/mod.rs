@@ -4,12 +4,14 @@
 
 pub mod callers;
 pub mod change;
+pub mod check;
 pub mod doubling;
 pub mod evidence;
 mod group;
 pub mod images;
 mod inherited;
 mod inside;
+pub mod operations;
 pub mod preflight;
 pub mod references;
 mod rolling;
@@ -398,7 +400,11 @@ fn service_plan(
         Change::None => (Action::Keep, "as wanted".to_owned()),
         Change::Missing => (Action::Create, "it has no container yet".to_owned()),
         Change::Stopped => (Action::Start, "it does not run".to_owned()),
-        Change::Scaled { from, to } => (Action::Scale, number_reason(*from, *to)),
+        // Fewer, and nobody can hold Compose back: who is connected to those that end is cut off.
+        Change::Scaled { from, to } => match interruption(service, observed, group, rolled).filter(|_| from > to) {
+            Some(why) => (Action::InPlace, format!("{}; {why}", number_reason(*from, *to))),
+            None => (Action::Scale, number_reason(*from, *to)),
+        },
         Change::Changed(reason) => match (rolled.services.get(name), interruption(service, observed, group, rolled)) {
             (Some(evidence), _) => (Action::Rolling, format!("{reason}; {evidence}")),
             (None, Some(why)) => (Action::InPlace, format!("{reason}; {why}")),
@@ -504,7 +510,7 @@ fn renewals(project: &Project, observed: &Observation, changes: &BTreeMap<String
         }
         let old = observed.of_service(name).flat_map(|container: &Container| &container.mounts);
         let volumes = old
-            .filter(|mount| mount.kind == "volume" && paths.contains(&mount.target))
+            .filter(|mount| mount.is_anonymous_volume() && paths.contains(&mount.target))
             .map(|mount| mount.volume.clone())
             .collect();
         renewals.push(Renewal { service: name.clone(), volumes });
@@ -512,5 +518,9 @@ fn renewals(project: &Project, observed: &Observation, changes: &BTreeMap<String
     renewals
 }
 
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod generated;
 #[cfg(test)]
 mod tests;

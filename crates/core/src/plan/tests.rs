@@ -1,85 +1,9 @@
+use super::fixtures::{STACK, carries, checked_plan as plan, new_image, parse, settled};
 use super::*;
 use crate::compose::config_hash::service_hash;
-use crate::observation::{Image, Network};
-
-/// The reference stack in small: code carriers, php-fpm and nginx on their volumes, a WebSocket server, Redis.
-const STACK: &str = r#"{"name":"docker","services":{
-  "applications":{"image":"apps:1","container_name":"applications","networks":{"default":null}},
-  "php-fpm":{"image":"php:1","expose":["9000"],"volumes_from":["applications"],"networks":{"default":null},
-     "depends_on":{"applications":{"condition":"service_started"}}},
-  "nginx":{"image":"nginx:1","container_name":"nginx","volumes_from":["php-fpm"],"networks":{"default":null},
-     "depends_on":{"php-fpm":{"condition":"service_started"},"websocket":{"condition":"service_started"}},
-     "ports":[{"target":80,"published":"80","protocol":"tcp"},{"target":443,"published":"443","protocol":"tcp"}]},
-  "websocket":{"image":"ws:1","networks":{"default":null},"depends_on":{"redis":{"condition":"service_started"}},
-     "ports":[{"target":9000,"published":"9001","protocol":"tcp"}]},
-  "redis":{"image":"redis:1","networks":{"default":null},"volumes":[{"type":"volume","source":"data","target":"/data"}],
-     "ports":[{"target":6379,"published":"6379","protocol":"tcp"}]}},
- "networks":{"default":{"name":"docker_default"}},"volumes":{"data":{"name":"docker_data"}},
- "x-handover":{"services":{"applications":{"volumes":"renew"}}}}"#;
-
-fn parse(json: &str) -> Project {
-    Project::parse(json, "", '-').expect("the project parses")
-}
-
-/// An engine on which the project runs exactly as wanted.
-fn settled(project: &Project) -> Observation {
-    let mut observed = Observation { architecture: "amd64".into(), ..Default::default() };
-    for network in project.networks.values() {
-        let known = Network { id: format!("net-{}", network.name), ..Default::default() };
-        observed.networks.insert(network.name.clone(), known);
-    }
-    observed.volumes.extend(project.volumes.values().map(|volume| volume.name.clone()));
-    for service in project.services.values() {
-        let image =
-            Image { id: format!("sha256:{}", service.image), architecture: "amd64".into(), ..Default::default() };
-        observed.images.insert(service.image.clone(), image);
-    }
-    let ids: BTreeMap<String, String> =
-        project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
-    for service in project.services.values() {
-        for number in 1..=service.replicas {
-            observed.containers.push(container(project, service, number, &ids));
-        }
-    }
-    observed
-}
-
-fn container(project: &Project, service: &Service, number: u32, ids: &BTreeMap<String, String>) -> Container {
-    let networks = service.networks.iter().map(|key| {
-        let name = project.networks[key].name.clone();
-        let network_id = format!("net-{name}");
-        (name, crate::observation::Endpoint { network_id, ..Default::default() })
-    });
-    let mounts = service.mounts.iter().filter_map(|mount| {
-        let volume = project.volumes.get(mount.source.as_ref()?)?.name.clone();
-        Some(crate::observation::ContainerMount { kind: "volume".into(), volume, target: mount.target.clone() })
-    });
-    Container {
-        id: ids[&service.name].clone(),
-        name: format!("{}-{}-{number}", project.name, service.name),
-        project: project.name.clone(),
-        service: service.name.clone(),
-        number,
-        running: true,
-        state: "running".into(),
-        config_hash: service_hash(&service.raw, ids, false).unwrap(),
-        image_id: format!("sha256:{}", service.image),
-        networks: networks.collect(),
-        mounts: mounts.collect(),
-        ..Default::default()
-    }
-}
 
 fn actions(plan: &Plan) -> Vec<(&str, Action)> {
     plan.services.iter().map(|planned| (planned.service.as_str(), planned.action)).collect()
-}
-
-fn new_image(observed: &mut Observation, image: &str) {
-    observed.images.get_mut(image).unwrap().id = "sha256:new".into();
-}
-
-fn carries(observed: &mut Observation, image: &str, path: &str) {
-    observed.images.get_mut(image).unwrap().volumes.insert(path.into());
 }
 
 #[test]
@@ -398,6 +322,22 @@ fn announced_and_changed(more: &str) -> Plan {
 }
 
 #[test]
+fn fewer_containers_of_what_cannot_be_rolled_need_consent() {
+    let json = r#"{"name":"p","services":{"web":{"image":"w:1","scale":2,"labels":{"traefik.enable":"true"},
+        "networks":{"default":null},"deploy":{"update_config":{"order":"stop-first"}}}},"networks":{"default":{"name":"d"}}}"#;
+    let observed = settled(&parse(json));
+    let project = parse(&json.replace(r#""scale":2"#, r#""scale":1"#));
+    let refused = plan(&project, &observed, &Request::default());
+    assert_eq!(action_of(&refused, "web"), Action::InPlace);
+    assert_eq!(refused.refusals[0].kind, RefusalKind::Consent);
+    assert!(refused.services[0].reason.starts_with("there are 2 containers, and 1 is wanted; "), "{refused:?}");
+
+    let project = parse(&json.replace(r#""scale":2"#, r#""scale":3"#));
+    let more = plan(&project, &observed, &Request::default());
+    assert_eq!((action_of(&more, "web"), more.refusals.len()), (Action::Scale, 0));
+}
+
+#[test]
 fn another_number_of_containers_is_told_in_whole_words() {
     assert_eq!(number_reason(1, 3), "there is 1 container, and 3 are wanted");
     assert_eq!(number_reason(3, 1), "there are 3 containers, and 1 is wanted");
@@ -439,13 +379,29 @@ fn whoever_shares_a_network_with_a_member_may_call_it_and_databases_do_not() {
 }
 
 #[test]
+fn what_sounds_like_a_database_and_depends_on_a_member_calls_it() {
+    let project = parse(
+        r#"{"name":"p","services":{
+          "web":{"image":"web:1","networks":{"default":null},"ports":[{"target":80,"published":"80"}]},
+          "consumer":{"image":"rabbitmq-consumer:1","networks":{"default":null},
+            "depends_on":{"web":{"condition":"service_started"}}}},
+          "networks":{"default":{"name":"p_default"}}}"#,
+    );
+    let mut observed = settled(&project);
+    new_image(&mut observed, "web:1");
+    let inside = plan(&project, &observed, &Request::default()).standin.unwrap().inside.unwrap();
+    assert_eq!(inside.peers, ["p-consumer-1"]);
+}
+
+#[test]
 fn old_code_that_only_recreated_users_mount_is_removed_with_them() {
     let project = parse(STACK);
+    let (old, now) = ("0d".repeat(32), "a1".repeat(32));
     let mut observed = settled(&project);
     carries(&mut observed, "apps:1", "/code");
     for name in ["applications", "nginx"] {
         let container = observed.containers.iter_mut().find(|container| container.service == name).unwrap();
-        let volume = if name == "nginx" { "old" } else { "now" };
+        let volume = if name == "nginx" { &old } else { &now };
         let mount = |kind: &str, volume: &str, target: &str| crate::observation::ContainerMount {
             kind: kind.into(),
             volume: volume.into(),
@@ -455,8 +411,30 @@ fn old_code_that_only_recreated_users_mount_is_removed_with_them() {
     }
     new_image(&mut observed, "nginx:1");
     let plan = plan(&project, &observed, &Request::default());
-    assert_eq!(plan.inherited_code, ["old".to_owned()].into());
+    assert_eq!(plan.inherited_code, [old].into());
     assert_eq!(plan.renew, []);
+}
+
+#[test]
+fn a_volume_with_a_name_is_never_removed_where_new_code_takes_its_place() {
+    // The older file kept data in a named volume where the image of the newer one brings code.
+    let project = parse(STACK);
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    for name in ["applications", "nginx"] {
+        let container = observed.containers.iter_mut().find(|container| container.service == name).unwrap();
+        container.mounts = vec![crate::observation::ContainerMount {
+            kind: "volume".into(),
+            volume: "docker_uploads".into(),
+            target: "/code".into(),
+        }];
+    }
+    for image in ["apps:1", "nginx:1"] {
+        new_image(&mut observed, image);
+    }
+    let plan = plan(&project, &observed, &Request::default());
+    assert_eq!(plan.renew, [Renewal { service: "applications".into(), volumes: vec![] }]);
+    assert_eq!(plan.inherited_code, BTreeSet::new());
 }
 
 #[test]
