@@ -32,7 +32,7 @@ const MUTATIONS: [(&str, Mutate, Rule); 24] = [
     ("of the stand-in something stays", |all| forget(all, "remove", "php"), Rule::StandInRemoved),
     ("no drain of the old containers", |all| drop_first(all, "drain"), Rule::DrainedBeforeEnd),
     ("the stand-in is not drained", |all| drop_last(all, "drain"), Rule::DrainedBeforeEnd),
-    ("what is used stops before its users", reverse_tiers, Rule::UsersFirst),
+    ("what is used stops before its users", |all| reverse_tiers(all), Rule::UsersFirst),
     ("a service is rolled and recreated", |all| rename_rolled(all, "php"), Rule::OneStrategy),
     ("a service is left out", |all| drop_first(all, "roll"), Rule::AllThatIsNamed),
     ("a kept service is recreated", |all| converge(all, "worker"), Rule::OnlyWhatIsNamed),
