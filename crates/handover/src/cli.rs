@@ -45,7 +45,7 @@ pub(crate) enum Command {
     /// Create and start containers, as docker compose up -d does; no client notices
     Up(UpArgs),
     /// Show what up would do, service by service, and change nothing
-    Plan(PlanArgs),
+    Plan(ShowPlanArgs),
     /// Runs in the guard container
     #[command(hide = true)]
     Guard,
@@ -74,6 +74,15 @@ pub(crate) struct PlanArgs {
     /// Services that cannot run twice may be restarted in place
     #[arg(long)]
     pub(crate) allow_interruption: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ShowPlanArgs {
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
+    /// How to print: lines for people, or one JSON line for programs
+    #[arg(long, value_enum, default_value = "plain")]
+    pub(crate) output: Output,
 }
 
 #[derive(Args, Clone, Debug)]

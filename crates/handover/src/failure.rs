@@ -73,7 +73,7 @@ impl From<&Refusal> for Failure {
             RefusalKind::Project => Exit::Project,
             RefusalKind::Image => Exit::Image,
             RefusalKind::Consent => Exit::Consent,
-            RefusalKind::Host => Exit::Host,
+            RefusalKind::Host | RefusalKind::Fault => Exit::Host,
         };
         let what = match &refusal.service {
             Some(service) => format!("service {service}: {}", refusal.what),

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, PlanArgs, ProjectArgs, UpArgs};
+use cli::{Cli, Command, ProjectArgs, ShowPlanArgs, UpArgs};
 use event::Events;
 use failure::Failure;
 use interrupt::Interrupt;
@@ -58,10 +58,10 @@ async fn up(project: ProjectArgs, args: UpArgs) -> ExitCode {
     exit(outcome)
 }
 
-async fn plan(project: ProjectArgs, args: PlanArgs) -> ExitCode {
+async fn plan(project: ProjectArgs, args: ShowPlanArgs) -> ExitCode {
     let (events, _stream) = Events::new();
-    exit(deploy::show_plan(project, &args, &events).await.and_then(|plan| {
-        render::print_lines(&render::plan_lines(&plan));
+    exit(deploy::show_plan(project, &args.plan, &events).await.and_then(|plan| {
+        render::print_plan(args.output, &plan);
         if plan.refusals.is_empty() { Ok(()) } else { Err(Failure::refused(&plan.refusals)) }
     }))
 }

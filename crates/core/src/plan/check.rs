@@ -13,7 +13,7 @@ use crate::compose::update_config::Order;
 use crate::net::Protocol;
 use crate::observation::{Container, Observation};
 use crate::plan::operations::{Operation, Side};
-use crate::plan::{Action, Plan, Request};
+use crate::plan::{Action, Plan, Refusal, RefusalKind, Request};
 use crate::settings::{Strategy, VolumeUse};
 
 /// A rule of a deploy.
@@ -75,6 +75,21 @@ pub fn check(
     }
     walk.end();
     walk.violations
+}
+
+/// Reasons not to begin, where a plan's own operations break a rule: a fault of ours, said before anything moves.
+pub fn refusals(plan: &Plan, project: &Project, observed: &Observation, request: &Request) -> Vec<Refusal> {
+    let violations = check(plan, &plan.operations(), project, observed, request);
+    let refusal = |violation: &Violation| Refusal {
+        kind: RefusalKind::Fault,
+        service: None,
+        what: format!("handover's own plan breaks its rule that {}", violation.rule.words()),
+        why: violation.what.clone(),
+        hint: "nothing has moved; please report this fault with what `docker compose config` and `handover plan` say. \
+               docker compose up -d deploys meanwhile, with its interruption"
+            .to_owned(),
+    };
+    violations.iter().map(refusal).collect()
 }
 
 /// What has been done so far.

@@ -160,3 +160,21 @@ fn a_refused_plan_that_does_something_is_found() {
     assert_eq!(plan.operations(), []);
     assert_eq!(check(&plan, &operations, &project, &observed, &request).len(), 1);
 }
+
+#[test]
+fn a_plan_that_breaks_a_rule_is_refused_as_a_fault_of_ours() {
+    let (project, observed, request) = everything();
+    let mut plan = checked_plan(&project, &observed, &request);
+    assert_eq!(refusals(&plan, &project, &observed, &request), []);
+    plan.standin.as_mut().unwrap().ports.clear();
+    let refusals = refusals(&plan, &project, &observed, &request);
+    assert_eq!(refusals[0].kind, RefusalKind::Fault);
+    assert_eq!(
+        (refusals[0].what.as_str(), refusals[0].why.as_str()),
+        (
+            "handover's own plan breaks its rule that nothing that clients reach is stopped before its traffic goes elsewhere",
+            "web is stopped while port 80 leads to it"
+        )
+    );
+    assert!(refusals[0].hint.contains("nothing has moved"), "{}", refusals[0].hint);
+}

@@ -105,6 +105,8 @@ pub enum RefusalKind {
     Consent,
     /// Something on the host is in the way or not possible.
     Host,
+    /// A fault of handover's own.
+    Fault,
 }
 
 /// A reason not to begin: what, why, and the way out.

@@ -16,6 +16,7 @@ mod traffic;
 
 use handover_core::compose::project::Project;
 use handover_core::observation::Observation;
+use handover_core::plan::check;
 use handover_core::plan::preflight::project_refusals;
 use handover_core::plan::{Plan, Request, StandInPlan, plan as make_plan, selected_services};
 
@@ -236,6 +237,7 @@ async fn planned(engine: &Engine, project: &Project, observed: &Observation, req
     let mut plan = make_plan(project, observed, request);
     evidence::storage::add(&mut plan, project, observed, engine).await;
     plan.refusals.extend(project_refusals(project, &plan, observed));
+    plan.refusals.extend(check::refusals(&plan, project, observed, request));
     plan
 }
 

@@ -2,21 +2,79 @@
 
 use std::time::Duration;
 
+use handover_core::plan::operations::{Operation, Side};
+use handover_core::plan::{Plan, RefusalKind};
 use serde_json::{Value, json};
 
 use crate::event::Event;
 
+/// A plan: what happens to each service and why, and all operations, first to last.
+pub(crate) fn plan(plan: &Plan) -> Value {
+    let words = |kind| match kind {
+        RefusalKind::Project => "project",
+        RefusalKind::Image => "image",
+        RefusalKind::Consent => "consent",
+        RefusalKind::Host => "host",
+        RefusalKind::Fault => "fault",
+    };
+    json!({
+        "event": "plan",
+        "project": plan.project,
+        "services": plan.services.iter().map(|planned| json!({
+            "service": planned.service, "action": planned.action.word(), "reason": planned.reason,
+        })).collect::<Vec<_>>(),
+        "notes": plan.notes,
+        "refusals": plan.refusals.iter().map(|refusal| json!({
+            "kind": words(refusal.kind), "service": refusal.service, "what": refusal.what, "why": refusal.why,
+            "hint": refusal.hint,
+        })).collect::<Vec<_>>(),
+        "operations": plan.operations().iter().zip(1..).map(|(one, number)| operation(number, one)).collect::<Vec<_>>(),
+    })
+}
+
+/// One operation, with all that it touches.
+fn operation(number: usize, operation: &Operation) -> Value {
+    let mut value = json!({
+        "number": number, "operation": operation.name(), "services": operation.services(), "words": operation.to_string(),
+    });
+    let side = |side: &Side| match side {
+        Side::Real => "real",
+        Side::StandIn => "stand-in",
+    };
+    match operation {
+        Operation::Gate { of, .. } | Operation::Drain { of, .. } => value["of"] = json!(side(of)),
+        Operation::CreateFirst { resources, .. } => value["networks_and_volumes"] = json!(resources),
+        Operation::Redirect { ports } | Operation::SwitchBack { ports } => {
+            value["ports"] = ports.iter().map(|(service, port)| json!({
+                "service": service, "published": port.published, "address": port.host_ip, "protocol": port.protocol,
+                "target": port.target,
+            })).collect();
+        }
+        Operation::RedirectClients { clients, .. } | Operation::SwitchClientsBack { clients } => {
+            value["clients"] = json!(clients);
+        }
+        Operation::Stop { tiers } => value["tiers"] = json!(tiers),
+        Operation::Roll { containers, at_once, router, .. } => {
+            value["containers"] = json!(containers);
+            value["at_once"] = json!(at_once);
+            value["router"] = json!(router);
+        }
+        Operation::Converge { services, remove } => {
+            value["actions"] =
+                services.iter().map(|(service, action)| (service.clone(), json!(action.word()))).collect();
+            value["remove"] = json!(remove);
+        }
+        Operation::TellRouter { router, .. } => value["router"] = json!(router),
+        Operation::RemoveVolumes { volumes } => value["volumes"] = json!(volumes),
+        Operation::BringUp { .. } | Operation::Remove { .. } => {}
+    }
+    value
+}
+
 /// The line of one event.
 pub(crate) fn line(at: Duration, event: &Event) -> Value {
     let mut line = match event {
-        Event::Planned(plan) => json!({
-            "event": "plan",
-            "project": plan.project,
-            "services": plan.services.iter().map(|planned| json!({
-                "service": planned.service, "action": planned.action.word(), "reason": planned.reason,
-            })).collect::<Vec<_>>(),
-            "notes": plan.notes,
-        }),
+        Event::Planned(plan) => self::plan(plan),
         Event::NothingToDo => json!({"event": "nothing-to-do"}),
         Event::WaitingForLock { holder } => json!({"event": "waiting-for-lock", "holder": holder}),
         Event::StepBegan(step) => json!({"event": "step-began", "step": step.name()}),

@@ -8,13 +8,13 @@ mod plain;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
+use handover_core::plan::Plan;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::cli::Output;
 use crate::event::Event;
 
 pub(crate) use failure::print as print_failures;
-pub(crate) use plain::plan as plan_lines;
 
 /// Prints events until the stream ends.
 pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Duration, Event)>) {
@@ -34,6 +34,14 @@ pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Durati
     }
 }
 
+/// Prints a plan that nobody carries out.
+pub(crate) fn print_plan(output: Output, plan: &Plan) {
+    match output {
+        Output::Plain => print_lines(&plain::plan_in_order(plan)),
+        Output::Json => print_lines(&[json::plan(plan).to_string()]),
+    }
+}
+
 /// Prints lines to standard output. That nobody reads them any more (`| head`) must not end a deploy.
 pub(crate) fn print_lines(lines: &[String]) {
     let mut output = std::io::stdout().lock();
@@ -42,3 +50,6 @@ pub(crate) fn print_lines(lines: &[String]) {
     }
     let _ = output.flush();
 }
+
+#[cfg(test)]
+mod plan_tests;

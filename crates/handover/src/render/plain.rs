@@ -38,8 +38,33 @@ pub(crate) fn stamped(at: Duration, text: &str) -> String {
     format!("{:>7.2}s  {text}", at.as_secs_f64())
 }
 
-/// A plan, service by service, with the reasons.
-pub(crate) fn plan(plan: &Plan) -> Vec<String> {
+/// A plan that is about to be carried out: service by service, with the reasons, and what is redirected.
+fn plan(plan: &Plan) -> Vec<String> {
+    let mut lines = services(plan);
+    if let Some(standin) = &plan.standin {
+        let ports = standin.ports.iter().filter_map(|(service, port)| Some(format!("{} ({service})", port.published?)));
+        lines.push(format!("  ports led to the stand-in: {}", ports.collect::<Vec<_>>().join(", ")));
+        if let Some(inside) = &standin.inside {
+            let members: Vec<&str> = inside.members.iter().map(|member| member.service.as_str()).collect();
+            lines.push(format!("  led as well, if they call {}: {}", members.join(", "), inside.peers.join(", ")));
+        }
+    }
+    lines
+}
+
+/// A plan that nobody carries out: service by service, with the reasons, and what would be done first to last.
+pub(crate) fn plan_in_order(plan: &Plan) -> Vec<String> {
+    let mut lines = services(plan);
+    let operations = plan.operations();
+    if !operations.is_empty() {
+        lines.push("in this order:".to_owned());
+    }
+    lines.extend(operations.iter().zip(1..).map(|(operation, number)| format!("  {number:>2}  {operation}")));
+    lines
+}
+
+/// Service by service, with the reasons.
+fn services(plan: &Plan) -> Vec<String> {
     let mut lines = vec![format!("plan for project {}", plan.project)];
     let width = plan.services.iter().map(|planned| planned.service.len()).max().unwrap_or(0);
     for planned in &plan.services {
@@ -57,14 +82,6 @@ pub(crate) fn plan(plan: &Plan) -> Vec<String> {
     }
     for note in &plan.notes {
         lines.push(format!("  note: {note}"));
-    }
-    if let Some(standin) = &plan.standin {
-        let ports = standin.ports.iter().filter_map(|(service, port)| Some(format!("{} ({service})", port.published?)));
-        lines.push(format!("  ports led to the stand-in: {}", ports.collect::<Vec<_>>().join(", ")));
-        if let Some(inside) = &standin.inside {
-            let members: Vec<&str> = inside.members.iter().map(|member| member.service.as_str()).collect();
-            lines.push(format!("  led as well, if they call {}: {}", members.join(", "), inside.peers.join(", ")));
-        }
     }
     lines
 }
