@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use handover_core::plan::Plan;
 use tokio::sync::mpsc;
 
+use crate::progress::{Ahead, Progress};
+
 /// One event.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -19,6 +21,8 @@ pub(crate) enum Event {
     StepBegan(Step),
     /// A step has ended.
     StepEnded(Step),
+    /// An operation of the plan begins, by its number there.
+    Operation { number: usize, operation: &'static str },
     /// Compose printed a line.
     Compose { step: &'static str, line: String },
     /// A container passed its gate.
@@ -62,8 +66,11 @@ pub(crate) enum Step {
     Roll,
     Unused,
     GateReal,
+    Routers,
+    ClientsBack,
     Cutback,
     CleanUp,
+    OldCode,
     Back,
 }
 
@@ -87,8 +94,11 @@ impl Step {
             Self::Roll => "roll: Compose recreates, each new container starts first",
             Self::Unused => "wait until nobody uses the old addresses",
             Self::GateReal => "gate the real containers",
+            Self::Routers => "tell the routers where the real containers are",
+            Self::ClientsBack => "redirect clients inside to the real containers",
             Self::Cutback => "cutback: lead traffic to the real containers",
             Self::CleanUp => "clean up the stand-in",
+            Self::OldCode => "remove old code that nothing mounts",
             Self::Back => "back to the old version",
         }
     }
@@ -112,8 +122,11 @@ impl Step {
             Self::Roll => "roll",
             Self::Unused => "unused",
             Self::GateReal => "gate-real",
+            Self::Routers => "routers",
+            Self::ClientsBack => "clients-back",
             Self::Cutback => "cutback",
             Self::CleanUp => "clean-up",
+            Self::OldCode => "old-code",
             Self::Back => "back",
         }
     }
@@ -179,6 +192,7 @@ pub(crate) struct Events {
     sender: mpsc::UnboundedSender<(Duration, Event)>,
     began: Instant,
     away: Arc<Mutex<Away>>,
+    progress: Arc<Mutex<Progress>>,
 }
 
 /// Time spent waiting for Compose, the engine, a gate or a drain; waits side by side count once.
@@ -196,7 +210,7 @@ impl Events {
     /// A stream whose clock starts now.
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<(Duration, Event)>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { sender, began: Instant::now(), away: Arc::default() }, receiver)
+        (Self { sender, began: Instant::now(), away: Arc::default(), progress: Arc::default() }, receiver)
     }
 
     /// Sends an event; a renderer that is gone must not stop a deploy.
@@ -224,9 +238,32 @@ impl Events {
         self.elapsed().saturating_sub(lock(&self.away).sum)
     }
 
+    /// Tells the plan. From now on the steps are those of its operations.
+    pub(crate) fn planned(&self, plan: &Plan) {
+        *lock(&self.progress) = Progress::of(&plan.operations());
+        self.emit(Event::Planned(Box::new(plan.clone())));
+    }
+
+    /// All is done. What the plan says and no step has carried out is a fault of ours, and is told.
+    pub(crate) fn all_is_done(&self) {
+        let left = lock(&self.progress).ahead();
+        debug_assert!(left.is_empty(), "not carried out: {left:?}");
+        if let Some(left) = left.first() {
+            let Ahead { number, operation, .. } = left;
+            let fault = format!(
+                "operation {number} of the plan ({operation}) has not been carried out: please report this fault"
+            );
+            self.emit(Event::Note(fault));
+        }
+    }
+
     /// Runs a step between its two events.
     pub(crate) async fn step<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
         self.emit(Event::StepBegan(step));
+        let begun = lock(&self.progress).begin(step);
+        for Ahead { number, operation, .. } in begun {
+            self.emit(Event::Operation { number, operation });
+        }
         let result = work.await;
         self.emit(Event::StepEnded(step));
         result

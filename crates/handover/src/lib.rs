@@ -10,6 +10,7 @@ mod event;
 mod failure;
 mod helper;
 mod interrupt;
+mod progress;
 mod render;
 mod router;
 

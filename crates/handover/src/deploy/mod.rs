@@ -203,7 +203,7 @@ async fn deploy_locked(
     }
     let mut plan = not_refused(planned(&deploy.engine, &deploy.project, &observed, request).await)?;
     callers::tell(&deploy.engine, &deploy.session, &mut plan, &observed).await;
-    events.emit(Event::Planned(Box::new(plan.clone())));
+    events.planned(&plan);
     let checking = async {
         let host = preflight::check(&deploy.engine, &deploy.project, &plan, &observed, &deploy.session).await?;
         traffic::routers::Routers::open(deploy, &plan, &observed).await?;
@@ -226,6 +226,7 @@ async fn deploy_locked(
         }
         None => deploy.settle_without_standin(&plan, &observed, interrupt).await.map_err(one)?,
     };
+    events.all_is_done();
     let settled = deploy.observe().await?;
     let again = Request { force_recreate: false, ..request.clone() };
     proof.differs = differences(&make_plan(&deploy.project, &settled, &again));

@@ -46,7 +46,7 @@ impl Deploy {
         let services: Vec<&str> = plan.settled_services().collect();
         self.gate_real(&services, observed, false).await?;
         self.tell_routers_afterwards(plan).await;
-        remove_old_code(&self.engine, plan).await;
+        self.remove_old_code(plan).await;
         Ok(proof)
     }
 
@@ -85,6 +85,21 @@ impl Deploy {
         self.events.step(Step::GateReal, gate.pass(&ids, &mut changes)).await?;
         Ok(())
     }
+
+    /// Removes the volumes of old code that this deploy has orphaned, unless something mounts them. A volume that stays is no
+    /// failure.
+    pub(crate) async fn remove_old_code(&self, plan: &Plan) {
+        if plan.inherited_code.is_empty() && plan.renew.iter().all(|renewal| renewal.volumes.is_empty()) {
+            return;
+        }
+        let removing = async {
+            remove_renewed_volumes(&self.engine, &plan.renew).await;
+            for volume in &plan.inherited_code {
+                self.engine.remove_volume_if_unused(volume).await;
+            }
+        };
+        self.events.step(Step::OldCode, removing).await;
+    }
 }
 
 /// `docker compose up -d`, after renewing what carries only code. May be repeated.
@@ -117,14 +132,6 @@ async fn renew(compose: &Compose, renewals: &[Renewal], events: &Events) -> Resu
         return Ok(());
     }
     compose.up(&["--no-deps", "--renew-anon-volumes"], &services, events).await.map_err(failed)
-}
-
-/// Removes the volumes of old code that this deploy has orphaned, unless something mounts them. A volume that stays is no failure.
-pub(crate) async fn remove_old_code(engine: &Engine, plan: &Plan) {
-    remove_renewed_volumes(engine, &plan.renew).await;
-    for volume in &plan.inherited_code {
-        engine.remove_volume_if_unused(volume).await;
-    }
 }
 
 /// Removes the anonymous volumes that this deploy has orphaned, unless something mounts them. A volume that stays is no

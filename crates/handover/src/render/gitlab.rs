@@ -51,7 +51,10 @@ impl Part {
             | Step::Helpers
             | Step::Preflight
             | Step::Cutover
+            | Step::Routers
+            | Step::ClientsBack
             | Step::Cutback
+            | Step::OldCode
             | Step::Back => None,
         }
     }
@@ -115,7 +118,7 @@ impl Folded {
             | Event::RouterTold { .. }
             | Event::RouterDrained { .. }
             | Event::Drained { .. } => self.fold(at, plain::lines(at, event)),
-            Event::StepEnded(_) | Event::Compose { .. } => plain::lines(at, event),
+            Event::StepEnded(_) | Event::Operation { .. } | Event::Compose { .. } => plain::lines(at, event),
             Event::Planned(_)
             | Event::NothingToDo
             | Event::WaitingForLock { .. }

@@ -79,6 +79,9 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
         Event::WaitingForLock { holder } => json!({"event": "waiting-for-lock", "holder": holder}),
         Event::StepBegan(step) => json!({"event": "step-began", "step": step.name()}),
         Event::StepEnded(step) => json!({"event": "step-ended", "step": step.name()}),
+        Event::Operation { number, operation } => {
+            json!({"event": "operation", "number": number, "operation": operation})
+        }
         Event::Compose { step, line } => json!({"event": "compose", "step": step, "line": line}),
         Event::Ready { container } => json!({"event": "ready", "container": container}),
         Event::Switched { container } => json!({"event": "switched", "container": container}),

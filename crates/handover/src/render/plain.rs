@@ -15,6 +15,8 @@ pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
         Event::WaitingForLock { holder } => stamped(&format!("waiting for {holder}, who deploys this project")),
         // Too quick to be told apart.
         Event::StepBegan(Step::Load | Step::Observe | Step::Lock) | Event::StepEnded(_) => Vec::new(),
+        // Its step says it.
+        Event::Operation { .. } => Vec::new(),
         Event::StepBegan(step) => stamped(step.words()),
         Event::Compose { step, line } if matches!(*step, "pull" | "build") => stamped(&format!("  {line}")),
         Event::Compose { .. } => Vec::new(),

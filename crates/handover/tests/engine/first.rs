@@ -39,7 +39,9 @@ fn a_plan_names_what_changes_and_changes_nothing() {
     let untouched = stack.untouched();
     stack.set("VERSION", "v2");
     let port = stack.port.to_string();
-    stack.plan().expect_success().expect_says("stand-in").expect_says(&port);
+    stack.plan().expect_success().expect_says("in this order:\n   1  bring up").expect_says(&port);
+    let programs = stack.handover(&["plan", "--output", "json"]).expect_success().event("plan");
+    assert_eq!(programs["operations"][2]["ports"][0]["published"], stack.port, "{programs}");
     untouched();
     stack.assert_nothing_left();
     let report = load.stop();

@@ -106,8 +106,14 @@ impl<'a> HandOver<'a> {
             let services: Vec<&str> = plan.settled_services().collect();
             deploy.gate_real(&services, observed, inside.is_some()).await?;
             deploy.tell_routers_afterwards(plan).await;
-            if let Some(inside) = inside {
-                inside.lead_to_real().await?;
+            let clients_back = async {
+                match inside {
+                    Some(inside) => inside.lead_to_real().await,
+                    None => Ok(()),
+                }
+            };
+            if standin.inside.is_some() {
+                deploy.events.step(Step::ClientsBack, clients_back).await?;
             }
             let proxies = match inside {
                 Some(inside) => inside.switch.nginx().await.into_iter().map(|(id, _)| id).collect(),
@@ -123,7 +129,7 @@ impl<'a> HandOver<'a> {
                 proof.led.push(("clients inside".to_owned(), inside.end(&clients).await?));
                 proof.drained.add(&clients.finish().await);
             }
-            settle::remove_old_code(&deploy.engine, plan).await;
+            deploy.remove_old_code(plan).await;
             Ok(())
         };
         finished.await.map_err(unfinished)?;
@@ -156,12 +162,15 @@ impl<'a> HandOver<'a> {
         guard: &Guard,
     ) -> Result<(Vec<PortLead>, Option<ClientsInside<'a>>)> {
         let inside = self.find_inside(containers).await;
-        let leads = self.deploy.events.step(Step::Cutover, self.cut_over(containers, guard)).await?;
-        let inside = match inside {
-            Some(inside) => self.lead_inside(inside).await,
-            None => None,
+        let leading = async {
+            let leads = self.cut_over(containers, guard).await?;
+            let inside = match inside {
+                Some(inside) => self.lead_inside(inside).await,
+                None => None,
+            };
+            Ok((leads, inside))
         };
-        Ok((leads, inside))
+        self.deploy.events.step(Step::Cutover, leading).await
     }
 
     /// Brings up and gates the stand-in.

@@ -14,7 +14,7 @@ use crate::deploy::Outcome;
 use crate::deploy::context::Deploy;
 use crate::deploy::traffic::proxy_clients::ProxyClients;
 use crate::engine::Inspected;
-use crate::event::Event;
+use crate::event::{Event, Step};
 use crate::failure::{Failure, Result};
 use crate::router::{self, Reach, Router};
 
@@ -147,6 +147,12 @@ impl Deploy {
     /// Tells routers that were made anew, or whose service was, where its containers are. They serve as they are made already: what
     /// cannot be told is no failure, and noted.
     pub(crate) async fn tell_routers_afterwards(&self, plan: &Plan) {
+        if !plan.told_afterwards.is_empty() {
+            self.events.step(Step::Routers, self.tell_routers(plan)).await;
+        }
+    }
+
+    async fn tell_routers(&self, plan: &Plan) {
         for (service, router) in &plan.told_afterwards {
             let telling = async {
                 let mut containers = Vec::new();

@@ -33,7 +33,23 @@ impl Finished {
     /// Panics, with all the program said, unless it succeeded.
     #[track_caller]
     pub(crate) fn expect_success(self) -> Self {
+        self.assert_plan_followed();
         self.expect_code(0)
+    }
+
+    /// A deploy that tells its events has carried out the operations of its plan, each once and in their order.
+    #[track_caller]
+    fn assert_plan_followed(&self) {
+        let events = self.events();
+        let of = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
+        let numbered = |one: &Value| (one["number"].clone(), one["operation"].clone());
+        let planned: Vec<_> =
+            of("plan").iter().filter_map(|plan| plan["operations"].as_array()).flatten().map(numbered).collect();
+        // `handover plan` carries nothing out.
+        if !of("proof").is_empty() {
+            let done: Vec<_> = of("operation").into_iter().map(numbered).collect();
+            assert_eq!(planned, done, "the operations of the plan, and what was done\n{self}");
+        }
     }
 
     /// Panics unless standard output or standard error contains the text.
