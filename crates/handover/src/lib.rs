@@ -1,5 +1,6 @@
 //! `handover up` does what `docker compose up -d` does, and no client notices.
 
+mod accept;
 mod cli;
 mod compose;
 mod deploy;

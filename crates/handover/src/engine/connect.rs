@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
 
+use crate::accept::Accepting;
 use crate::cli::ProjectArgs;
 use crate::docker_cli;
 use crate::event::Events;
@@ -29,7 +30,7 @@ pub(crate) struct Engine {
     pub(crate) architecture: String,
     /// Whether it runs without root.
     pub(super) rootless: bool,
-    pub(super) events: Events,
+    pub(crate) events: Events,
     socket: PathBuf,
     /// Keeps the local end of a bridge to a remote engine alive.
     _bridge: Option<Arc<TempDir>>,
@@ -42,7 +43,7 @@ impl Engine {
         let (socket, bridge) = match local_socket(args) {
             Some(path) => (path, None),
             None => {
-                let (path, directory) = bridge(args)?;
+                let (path, directory) = bridge(args, events.clone())?;
                 (path, Some(Arc::new(directory)))
             }
         };
@@ -104,7 +105,7 @@ fn local_socket(args: &ProjectArgs) -> Option<PathBuf> {
 }
 
 /// A local socket whose every connection is a `docker system dial-stdio` to the engine that `docker` would use.
-fn bridge(args: &ProjectArgs) -> Result<(PathBuf, TempDir)> {
+fn bridge(args: &ProjectArgs, events: Events) -> Result<(PathBuf, TempDir)> {
     let failed = |error: std::io::Error| {
         Failure::new(Exit::Engine, "the bridge to the remote engine cannot be opened").because(error)
     };
@@ -119,8 +120,9 @@ fn bridge(args: &ProjectArgs) -> Result<(PathBuf, TempDir)> {
         flags.extend(["--host".to_owned(), host.clone()]);
     }
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(dial(flags.clone(), stream));
+        let mut accepting = Accepting::new(listener, events);
+        loop {
+            tokio::spawn(dial(flags.clone(), accepting.next().await));
         }
     });
     Ok((path, directory))

@@ -27,7 +27,9 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::accept::Accepting;
 use crate::engine::Engine;
+use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
 pub(crate) use held::{HeldCall, Wants};
@@ -86,12 +88,12 @@ impl EngineProxy {
     /// Opens a socket to the engine. From now on nobody who uses it ends one of the held containers without the word of the
     /// receiver's owner.
     pub(crate) fn open(engine: &Engine, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
-        let (mut proxy, calls) = Self::to_socket(engine.socket(), held)?;
+        let (mut proxy, calls) = Self::to_socket(engine.socket(), held, engine.events.clone())?;
         proxy._engine = Some(engine.clone());
         Ok((proxy, calls))
     }
 
-    fn to_socket(upstream: &Path, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
+    fn to_socket(upstream: &Path, held: Containers, events: Events) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
         let failed = |error: std::io::Error| {
             Failure::new(Exit::Engine, "the proxy between Compose and the engine cannot be opened").because(error)
         };
@@ -99,7 +101,7 @@ impl EngineProxy {
         let listener = UnixListener::bind(directory.path().join("engine.sock")).map_err(failed)?;
         let (sender, calls) = mpsc::unbounded_channel();
         let shared = Shared { upstream: upstream.to_owned(), containers: Mutex::new(held), calls: sender };
-        let accepting = tokio::spawn(accept(listener, Arc::new(shared))).abort_handle();
+        let accepting = tokio::spawn(accept(Accepting::new(listener, events), Arc::new(shared))).abort_handle();
         Ok((Self { accepting, directory, _engine: None }, calls))
     }
 
@@ -122,21 +124,15 @@ fn private_directory() -> std::io::Result<TempDir> {
 }
 
 /// Serves until it is aborted, which cuts the connections with it.
-async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+async fn accept(mut accepting: Accepting, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection::serve(stream, shared.clone()));
-                }
-                Err(_) => break,
-            },
+            stream = accepting.next() => {
+                connections.spawn(connection::serve(stream, shared.clone()));
+            }
             // What has ended is let go of.
             Some(_) = connections.join_next() => {}
         }
     }
-    // Compose hears that there is no socket any more rather than waiting in a queue that nobody serves.
-    drop(listener);
-    while connections.join_next().await.is_some() {}
 }

@@ -29,7 +29,7 @@ fn setup() -> Setup {
     let engine = UnixListener::bind(&socket).unwrap();
     let held =
         Containers::holding([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
-    let (proxy, calls) = EngineProxy::to_socket(&socket, held).unwrap();
+    let (proxy, calls) = EngineProxy::to_socket(&socket, held, crate::event::Events::new().0).unwrap();
     Setup { proxy, calls, engine, directory }
 }
 
