@@ -38,5 +38,6 @@ pub mod session;
 mod sockopt;
 mod support;
 mod takeover;
+mod ungated;
 
 pub use error::HostError;

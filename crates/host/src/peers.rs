@@ -21,6 +21,7 @@ use futures_util::future::join_all;
 use handover_core::net::Protocol;
 use handover_core::redirect::peers::{AddressLead, PeerTable, counter_name, straight_counter_name};
 use handover_core::redirect::rules::RuleTable;
+use handover_core::redirect::ungated::Ungated;
 use nlink::netlink::namespace::NetnsId;
 use nlink::netlink::nftables::{Family, NFT_TABLE_F_OWNER};
 use nlink::netlink::{Connection, Nftables};
@@ -35,7 +36,7 @@ use crate::error::HostError;
 use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
 use crate::protocol::{LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
-use crate::{flows, rules};
+use crate::{flows, rules, ungated};
 
 /// What names our own namespace, so that it is one like the others.
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
@@ -69,6 +70,8 @@ struct Owned {
     known: BTreeSet<AddressLead>,
     /// The counters that are there.
     counters: BTreeSet<String>,
+    /// What is redirected beyond its end, as far as this process has said so.
+    ungated: Option<Ungated>,
 }
 
 impl Owned {
@@ -207,6 +210,10 @@ impl Wanted {
         }
         if let Some(owned) = table.as_mut() {
             owned.leads(&wanted.leads, &self.rules);
+            if let Some(ungated) = &wanted.ungated {
+                ungated::load(ungated, owned.ungated.as_ref()).await?;
+                owned.ungated = Some(ungated.clone());
+            }
         }
         let to_move: Vec<IpAddr> = wanted.leads.iter().filter(|_| wanted.move_udp).map(|lead| lead.from).collect();
         Ok((PeerState::Loaded, flows::forget_sent_to(&to_move).await?))
@@ -293,7 +300,13 @@ async fn create(rules: &RuleTable) -> Result<Owned, HostError> {
     let connection = connection.map_err(HostError::netlink("opening a netlink socket for nftables"))?;
     let bare = || connection.transaction().add_table_with_flags(&rules.name, Family::Inet, NFT_TABLE_F_OWNER);
     let Err(refused) = rules::fill(bare(), rules).map_err(doing())?.commit(&connection).await else {
-        return Ok(Owned { connection, leads: Vec::new(), known: BTreeSet::new(), counters: BTreeSet::new() });
+        return Ok(Owned {
+            connection,
+            leads: Vec::new(),
+            known: BTreeSet::new(),
+            counters: BTreeSet::new(),
+            ungated: None,
+        });
     };
     // An older kernel does not know the flag and says what it says to anything that it does not know.
     if matches!(refused.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) && bare().commit(&connection).await.is_err() {
@@ -369,7 +382,7 @@ pub(crate) async fn try_out(sandbox: PathBuf) -> Result<(), HostError> {
         AddressLead { from: address("2001:db8::1")?, to: address("2001:db8::2")? },
     ];
     let held = vec![address("192.0.2.3")?, address("2001:db8::3")?];
-    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: false };
+    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: false, ungated: None };
     let gone = || HostError::Kernel { doing: "entering it".into(), source: io::Error::from_raw_os_error(libc::ENOENT) };
     let peers = Peers::new("trial");
     let removal = PeerTable { sandbox: table.sandbox.clone(), ..PeerTable::default() };

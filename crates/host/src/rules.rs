@@ -1,14 +1,16 @@
 //! A [`RuleTable`] for the kernel: the messages that make it, the counters read back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use handover_core::net::{IpVersion, Protocol};
 use handover_core::redirect::rules::{
-    Action, ChainHook, DIRECT_HITS_PRIORITY, HOLD_PRIORITY, LEAD_PRIORITY, Match, RuleChain, RuleTable,
+    Action, ChainHook, DIRECT_HITS_PRIORITY, HOLD_PRIORITY, LAST_LEAD_PRIORITY, LEAD_PRIORITY, Match, RuleChain,
+    RuleTable,
 };
 use nlink::netlink::nftables::{
     BaseChain, Chain, ChainName, CtState, Family, FibFlags, FilterHook, NatHook, NatStatement, Object, ObjectState,
-    Policy, Priority, Rule, TcpFlags, Transaction,
+    PacketField, Policy, Priority, Rule, Set, SetElement, SetKeyType, TcpFlags, Transaction,
 };
 use nlink::netlink::types::route::RouteType;
 use nlink::netlink::{Connection, Nftables};
@@ -21,6 +23,14 @@ const TCP: u8 = 6;
 /// Adds counters, chains and rules to a table that the transaction has just made.
 pub(crate) fn fill(mut transaction: Transaction, table: &RuleTable) -> Result<Transaction, nlink::Error> {
     let name = table.name.as_str();
+    for expiring in &table.expiring {
+        let (kind, element) = match expiring.address {
+            IpAddr::V4(address) => (SetKeyType::Ipv4Addr, SetElement::ipv4(address)),
+            IpAddr::V6(address) => (SetKeyType::Ipv6Addr, SetElement::ipv6(address)),
+        };
+        let set = Set::new(name, &expiring.name).family(Family::Inet).key_type(kind).timeout(expiring.after);
+        transaction = transaction.add_set(set.clone()).add_set_elements(&set, &[element]);
+    }
     for counter in &table.counters {
         transaction = add_counter(transaction, name, counter);
     }
@@ -80,6 +90,7 @@ fn base_chain(hook: ChainHook) -> BaseChain {
     let base = match hook {
         ChainHook::NatPrerouting => BaseChain::nat(NatHook::Prerouting, lead),
         ChainHook::NatOutput => BaseChain::nat(NatHook::Output, lead),
+        ChainHook::NatOutputLast => BaseChain::nat(NatHook::Output, Priority::Custom(LAST_LEAD_PRIORITY)),
         ChainHook::FilterPrerouting => {
             BaseChain::filter(FilterHook::Prerouting, Priority::Custom(DIRECT_HITS_PRIORITY))
         }
@@ -101,6 +112,8 @@ fn kernel_rule(table: &str, chain: &str, rule: &handover_core::redirect::rules::
             Match::DestinationLocal => made.match_fib_type(FibFlags::DADDR, RouteType::Local),
             Match::Destination(ip, prefix) => made.match_daddr(*ip, *prefix),
             Match::DestinationNot(ip, prefix) => made.match_daddr_not(*ip, *prefix),
+            Match::DestinationIn(IpVersion::V4, set) => made.match_in_set(PacketField::Ip4Daddr, set),
+            Match::DestinationIn(IpVersion::V6, set) => made.match_in_set(PacketField::Ip6Daddr, set),
             Match::Port(Protocol::Tcp, port) => made.match_tcp_dport(*port),
             Match::Port(Protocol::Udp, port) => made.match_udp_dport(*port),
             Match::Syn => {

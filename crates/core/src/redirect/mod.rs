@@ -6,3 +6,4 @@ pub mod ports;
 pub mod published;
 pub mod rules;
 pub mod table;
+pub mod ungated;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::IpVersion;
 use crate::redirect::rules::{Action, ChainHook, Match, Rule, RuleChain, RuleTable};
+use crate::redirect::ungated::Ungated;
 
 const LEADS: &str = "lead_from_peer";
 const HELD: &str = "hold";
@@ -46,6 +47,9 @@ pub struct PeerTable {
     /// go on sending. Costs some 20 ms a namespace and IP version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub move_udp: bool,
+    /// What is redirected beyond the end of whoever holds this table. `None`: nothing is changed about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ungated: Option<Ungated>,
 }
 
 /// A network where a container is about to start whose address is not known yet, and which nobody may reach before it is.
@@ -193,7 +197,7 @@ pub fn rules(name: &str, table: &PeerTable) -> Result<RuleTable, PeerTableError>
         },
     ];
     let counters = leads.iter().map(counter_name).chain(targets.iter().map(|address| straight_counter_name(*address)));
-    Ok(RuleTable { name: name.to_owned(), counters: counters.collect(), chains })
+    Ok(RuleTable { name: name.to_owned(), expiring: Vec::new(), counters: counters.collect(), chains })
 }
 
 /// The leads, each once, if they and what is held do not contradict each other.

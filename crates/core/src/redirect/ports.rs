@@ -139,7 +139,12 @@ pub fn rules(table: &PortTable) -> RuleTable {
     chains.push(RuleChain { name: ARRIVING, hook: Some(ChainHook::NatPrerouting), rules: arriving });
     chains.push(RuleChain { name: LEAVING, hook: Some(ChainHook::NatOutput), rules: leaving });
     chains.push(RuleChain { name: DIRECT_HITS, hook: Some(ChainHook::FilterPrerouting), rules: direct_hits });
-    RuleTable { name: table_name(&table.project), counters: (0..table.leads.len()).map(counter_name).collect(), chains }
+    RuleTable {
+        name: table_name(&table.project),
+        expiring: Vec::new(),
+        counters: (0..table.leads.len()).map(counter_name).collect(),
+        chains,
+    }
 }
 
 const LOOPBACK_V4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);

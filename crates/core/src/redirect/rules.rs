@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::net::{IpVersion, Protocol};
 
@@ -17,15 +18,31 @@ pub const DIRECT_HITS_PRIORITY: i32 = -150;
 /// Hook priority of the chain that drops first packets to addresses that are held: as early, for the same reason.
 pub const HOLD_PRIORITY: i32 = DIRECT_HITS_PRIORITY;
 
+/// Hook priority of redirects that nobody holds: after those of whoever is alive.
+pub const LAST_LEAD_PRIORITY: i32 = -99;
+
 /// A whole nftables table (family inet), in the order in which the kernel must hear of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleTable {
     /// Name of the table.
     pub name: String,
+    /// Sets of one address each, which the kernel empties by itself.
+    pub expiring: Vec<Expiring>,
     /// Named counters, one a lead.
     pub counters: Vec<String>,
     /// The chains; one that is the target of a [`Action::Goto`] comes before the chain that goes there.
     pub chains: Vec<RuleChain>,
+}
+
+/// A set of one address that is in it for some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiring {
+    /// Name of the set.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// When it is no longer in the set, from the moment the table is loaded.
+    pub after: Duration,
 }
 
 /// One chain and its rules.
@@ -46,6 +63,8 @@ pub enum ChainHook {
     NatPrerouting,
     /// NAT, for what the namespace's own processes send, at [`LEAD_PRIORITY`].
     NatOutput,
+    /// The same at [`LAST_LEAD_PRIORITY`].
+    NatOutputLast,
     /// Filter, for what arrives, at [`DIRECT_HITS_PRIORITY`].
     FilterPrerouting,
     /// Filter, for what the namespace's own processes send, at [`HOLD_PRIORITY`].
@@ -78,6 +97,8 @@ pub enum Match {
     Destination(IpAddr, u8),
     /// Its destination lies outside this network.
     DestinationNot(IpAddr, u8),
+    /// Its destination, of this IP version, is in a set.
+    DestinationIn(IpVersion, String),
     /// Its destination port.
     Port(Protocol, u16),
     /// It asks for a new TCP connection: of FIN, SYN, RST and ACK only SYN is set.
@@ -108,6 +129,9 @@ pub enum Action {
 impl fmt::Display for RuleTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.name)?;
+        for set in &self.expiring {
+            writeln!(f, "  set {} {{ {} expires after {}s }}", set.name, set.address, set.after.as_secs())?;
+        }
         for counter in &self.counters {
             writeln!(f, "  counter {counter}")?;
         }
@@ -116,6 +140,9 @@ impl fmt::Display for RuleTable {
             match chain.hook {
                 Some(ChainHook::NatPrerouting) => writeln!(f, "    type nat hook prerouting priority {LEAD_PRIORITY}")?,
                 Some(ChainHook::NatOutput) => writeln!(f, "    type nat hook output priority {LEAD_PRIORITY}")?,
+                Some(ChainHook::NatOutputLast) => {
+                    writeln!(f, "    type nat hook output priority {LAST_LEAD_PRIORITY}")?;
+                }
                 Some(ChainHook::FilterPrerouting) => {
                     writeln!(f, "    type filter hook prerouting priority {DIRECT_HITS_PRIORITY}")?;
                 }
@@ -159,6 +186,7 @@ impl fmt::Display for Match {
             Match::DestinationLocal => write!(f, "fib daddr type local"),
             Match::Destination(ip, prefix) => write!(f, "daddr {ip}/{prefix}"),
             Match::DestinationNot(ip, prefix) => write!(f, "daddr != {ip}/{prefix}"),
+            Match::DestinationIn(_, set) => write!(f, "daddr @{set}"),
             Match::Port(Protocol::Tcp, port) => write!(f, "tcp dport {port}"),
             Match::Port(Protocol::Udp, port) => write!(f, "udp dport {port}"),
             Match::Syn => write!(f, "syn"),

@@ -61,8 +61,9 @@ impl Deploy {
         let own = match inside {
             Some(_) => None,
             None => {
+                let ungated_for = Some(self.gate(observed).deadline);
                 let kept = kept::kept(self, observed).await?;
-                let own = Switch::begin(&self.engine, &self.session, observed, networks, &[], udp, &kept).await?;
+                let own = Switch::begin(self, observed, networks, &[], udp, &kept, ungated_for).await?;
                 kept::end_keeper(self, observed).await?;
                 Some(own)
             }
@@ -158,7 +159,8 @@ impl Deploy {
         self.events
             .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
-        let switch = Switch::begin(&self.engine, &self.session, observed, networks, &[], false, &[]).await?;
+        let switch =
+            Switch::begin(self, observed, networks, &[], false, &[], Some(self.gate(observed).deadline)).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
         let routers = Routers::default();
         let interrupt = Some(interrupt);

@@ -172,7 +172,8 @@ impl Hands<'_> {
             let ports = self.deploy.used_ports(&found).await?;
             Drains::of_ports(self.deploy, &found, &ports)?.finish(session, events).await?;
         }
-        engine.remove_all(&[new.to_owned()]).await
+        engine.remove_all(&[new.to_owned()]).await?;
+        self.switch.forget_ungated(new).await
     }
 
     /// A container of a service, under its final name, that runs and is none of these.

@@ -85,7 +85,7 @@ impl<'a> Inside<'a> {
         let others: Vec<Inspected> = of_group.into_iter().flatten().chain(standin.iter().cloned()).collect();
         let kept = kept::kept(deploy, observed).await?;
         let networks = networks.collect();
-        let switch = Switch::begin(&deploy.engine, &deploy.session, observed, networks, &others, udp, &kept).await?;
+        let switch = Switch::begin(deploy, observed, networks, &others, udp, &kept, None).await?;
         kept::end_keeper(deploy, observed).await?;
         Ok(Self { deploy, plan: inside, switch, members, real: Mutex::default(), holders: Mutex::default() })
     }

@@ -12,9 +12,11 @@ use handover_core::net::contains;
 use handover_core::observation::Observation;
 use handover_core::redirect::peers::{AddressLead, ClosedNetwork, PeerTable};
 use handover_core::redirect::table::{Addresses, Leads, Peer};
+use handover_core::redirect::ungated::Ungated;
 use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
 use tokio::sync::Mutex;
 
+use crate::deploy::context::Deploy;
 use crate::engine::{Engine, Inspected};
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;
@@ -26,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Switch {
     engine: Engine,
     session: Helper,
+    project: String,
+    /// How long containers that have not passed their gate are kept from clients should everything of ours die at once; `None`: the
+    /// containers that are started are kept from them by what outlives us anyway.
+    ungated_for: Option<Duration>,
     /// The networks that the rolled containers are on, with their address ranges.
     networks: BTreeMap<String, Vec<(IpAddr, u8)>>,
     state: Mutex<State>,
@@ -38,6 +44,8 @@ struct State {
     leads: Leads,
     /// Containers whose addresses this deploy leads itself.
     ours: BTreeSet<String>,
+    /// Addresses of those that were started and have not passed their gate, by the container's id.
+    ungated: BTreeMap<String, Addresses>,
     /// Peers that run nginx.
     nginx: BTreeSet<String>,
     /// Gateways of the networks, which are no containers.
@@ -52,16 +60,17 @@ struct State {
 
 impl Switch {
     /// Finds the peers: all containers on these networks but the `others`, and the host. Only what an earlier deploy has kept
-    /// is led. `udp`: whether UDP is served.
+    /// is led. `udp`: whether UDP is served. What an earlier run has left for containers that it did not gate ends.
     pub(crate) async fn begin(
-        engine: &Engine,
-        session: &Helper,
+        deploy: &Deploy,
         observed: &Observation,
         networks: BTreeSet<String>,
         others: &[Inspected],
         udp: bool,
         kept: &[AddressLead],
+        ungated_for: Option<Duration>,
     ) -> Result<Self> {
+        let Deploy { engine, session, .. } = deploy;
         let subnets = |name: &String| observed.networks.get(name).map(|network| network.subnets.clone());
         let networks: BTreeMap<String, Vec<(IpAddr, u8)>> =
             networks.into_iter().map(|name| (name.clone(), subnets(&name).unwrap_or_default())).collect();
@@ -74,7 +83,9 @@ impl Switch {
         }
         let addresses = others.iter().flat_map(addresses).map(|(_, address)| address).collect();
         let state = Mutex::new(State { leads, others: addresses, ..State::default() });
-        let switch = Self { engine: engine.clone(), session: session.clone(), networks, state };
+        let project = deploy.project.name.clone();
+        let (engine_of, session) = (engine.clone(), session.clone());
+        let switch = Self { engine: engine_of, session, project, ungated_for, networks, state };
         let ours = observed.containers.iter().chain(&observed.half_replaced);
         let near = ours
             .chain(&observed.standin)
@@ -116,6 +127,7 @@ impl Switch {
             let mut state = self.state.lock().await;
             self.add(&mut state, &started);
             state.ours.insert(started.id.clone());
+            state.ungated.insert(started.id.clone(), addresses(&started));
             state.leads.lead(&addresses(&started), &addresses(to));
             Ok(started)
         };
@@ -134,6 +146,7 @@ impl Switch {
     pub(crate) async fn lead(&self, from: &Inspected, to: &Inspected) -> Result<()> {
         let mut state = self.state.lock().await;
         state.ours.extend([from.id.clone(), to.id.clone()]);
+        state.ungated.remove(&to.id);
         let before = state.leads.clone();
         state.leads.lead(&addresses(from), &addresses(to));
         let loaded = self.load(&mut state).await;
@@ -149,8 +162,15 @@ impl Switch {
     /// A container that is ready has its addresses for itself.
     pub(crate) async fn free(&self, container: &Inspected) -> Result<()> {
         let mut state = self.state.lock().await;
+        state.ungated.remove(&container.id);
         state.leads.forget(&addresses(container));
         self.load(&mut state).await
+    }
+
+    /// A container that was not gated is gone: its address may be another's next.
+    pub(crate) async fn forget_ungated(&self, id: &str) -> Result<()> {
+        let mut state = self.state.lock().await;
+        if state.ungated.remove(id).is_some() { self.load(&mut state).await } else { Ok(()) }
     }
 
     /// A container has started or joined a network: it is a peer, and an address that it was given is its own.
@@ -342,9 +362,23 @@ impl Switch {
             .collect()
     }
 
+    /// Those of a peer's redirects that are to outlive us.
+    fn ungated(&self, state: &State, redirects: &[AddressLead]) -> Option<Ungated> {
+        let is_ungated =
+            |redirect: &&AddressLead| state.ungated.values().flatten().any(|(_, address)| *address == redirect.from);
+        Some(Ungated {
+            project: self.project.clone(),
+            redirects: redirects.iter().filter(is_ungated).copied().collect(),
+            seconds: self.ungated_for?.as_secs(),
+        })
+    }
+
     async fn load(&self, state: &mut State) -> Result<()> {
         let closed = self.closed(state);
-        let table = |peer| PeerTable { closed: closed.clone(), ..state.leads.table(peer) };
+        let table = |peer| {
+            let table = state.leads.table(peer);
+            PeerTable { closed: closed.clone(), ungated: self.ungated(state, &table.leads), ..table }
+        };
         let tables = state.peers.values().map(table).collect();
         let loaded: PeersLoaded = self.session.ask(SessionOp::Peers { tables }).await?;
         for peer in loaded.peers {
