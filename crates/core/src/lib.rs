@@ -10,5 +10,6 @@ pub mod observation;
 pub mod plan;
 pub mod redirect;
 pub mod replace;
+pub mod rolling_update;
 pub mod router;
 pub mod settings;

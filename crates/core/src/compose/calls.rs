@@ -71,6 +71,17 @@ pub enum Ending {
     Remove,
 }
 
+/// What Compose wants of a container whose call waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// One of the user's is to end.
+    End(Ending),
+    /// One that was made under way is to start.
+    Start,
+    /// One that was made under way is to get another name.
+    Rename,
+}
+
 /// The call that a request is, where it matters. `path` is as in the request line without the query, with or without `/v1.NN`;
 /// `query` without its question mark.
 pub fn recognise(method: &str, path: &str, query: Option<&str>) -> Option<WireCall> {

@@ -10,7 +10,7 @@ use crate::plan::{Plan, Request};
 
 /// The plan; the independent checker finds nothing in its operations.
 #[track_caller]
-pub(super) fn checked_plan(project: &Project, observed: &Observation, request: &Request) -> Plan {
+pub(crate) fn checked_plan(project: &Project, observed: &Observation, request: &Request) -> Plan {
     let plan = crate::plan::plan(project, observed, request);
     let operations = plan.operations();
     let violations = check(&plan, &operations, project, observed, request);
@@ -19,7 +19,7 @@ pub(super) fn checked_plan(project: &Project, observed: &Observation, request: &
 }
 
 /// The reference stack in small: code carriers, php-fpm and nginx on their volumes, a WebSocket server, Redis.
-pub(super) const STACK: &str = r#"{"name":"docker","services":{
+pub(crate) const STACK: &str = r#"{"name":"docker","services":{
   "applications":{"image":"apps:1","container_name":"applications","networks":{"default":null}},
   "php-fpm":{"image":"php:1","expose":["9000"],"volumes_from":["applications"],"networks":{"default":null},
      "depends_on":{"applications":{"condition":"service_started"}}},
@@ -33,12 +33,12 @@ pub(super) const STACK: &str = r#"{"name":"docker","services":{
  "networks":{"default":{"name":"docker_default"}},"volumes":{"data":{"name":"docker_data"}},
  "x-handover":{"services":{"applications":{"volumes":"renew"}}}}"#;
 
-pub(super) fn parse(json: &str) -> Project {
+pub(crate) fn parse(json: &str) -> Project {
     Project::parse(json, "", '-').expect("the project parses")
 }
 
 /// An engine on which the project runs exactly as wanted.
-pub(super) fn settled(project: &Project) -> Observation {
+pub(crate) fn settled(project: &Project) -> Observation {
     let mut observed = Observation { architecture: "amd64".into(), ..Default::default() };
     for network in project.networks.values() {
         let known = Network { id: format!("net-{}", network.name), ..Default::default() };
@@ -60,7 +60,7 @@ pub(super) fn settled(project: &Project) -> Observation {
     observed
 }
 
-pub(super) fn container(
+pub(crate) fn container(
     project: &Project,
     service: &Service,
     number: u32,
@@ -91,11 +91,11 @@ pub(super) fn container(
     }
 }
 
-pub(super) fn new_image(observed: &mut Observation, image: &str) {
+pub(crate) fn new_image(observed: &mut Observation, image: &str) {
     observed.images.get_mut(image).unwrap().id = "sha256:new".into();
 }
 
-pub(super) fn carries(observed: &mut Observation, image: &str, path: &str) {
+pub(crate) fn carries(observed: &mut Observation, image: &str, path: &str) {
     observed.images.get_mut(image).unwrap().volumes.insert(path.into());
 }
 
@@ -115,7 +115,7 @@ const EVERYTHING: &str = r#"{"name":"shop","services":{
    "php":{"router":{"nginx":{"service":"web","upstream":"php","port":9000}}}}}}"#;
 
 /// [`EVERYTHING`], and an engine where all of that is to be done.
-pub(super) fn everything() -> (Project, Observation, Request) {
+pub(crate) fn everything() -> (Project, Observation, Request) {
     let project = parse(EVERYTHING);
     let mut observed = settled(&project);
     carries(&mut observed, "code:1", "/code");

@@ -521,7 +521,7 @@ fn renewals(project: &Project, observed: &Observation, changes: &BTreeMap<String
 }
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod generated;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use handover_core::compose::calls::{self, Ending, WireCall};
+use handover_core::compose::calls::{self, Ending, Wants, WireCall};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
-use super::held::{Wants, Word};
+use super::held::Word;
 use super::upstream::{Lost, Upstream};
 use super::{Call, HeldCall, Shared};
 

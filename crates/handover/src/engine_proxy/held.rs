@@ -1,6 +1,6 @@
 //! A call that waits for the deploy's word.
 
-use handover_core::compose::calls::Ending;
+use handover_core::compose::calls::Wants;
 use tokio::sync::oneshot;
 
 /// A call of Compose that waits for the deploy's word. Dropped without one, it is refused.
@@ -11,17 +11,6 @@ pub(crate) struct HeldCall {
     /// Its full id.
     pub(crate) container: String,
     word: oneshot::Sender<Word>,
-}
-
-/// What Compose wants of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
-    /// A held one is to end.
-    End(Ending),
-    /// One that was made under way is to start.
-    Start,
-    /// One that was made under way is to get another name.
-    Rename,
 }
 
 /// What becomes of a held call.

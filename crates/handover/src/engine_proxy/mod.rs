@@ -32,7 +32,7 @@ use crate::engine::Engine;
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
 
-pub(crate) use held::{HeldCall, Wants};
+pub(crate) use held::HeldCall;
 
 /// A socket that leads to the engine. Dropping it ends it: connections are cut, what is held is never passed.
 #[derive(Debug)]

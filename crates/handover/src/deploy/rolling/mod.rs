@@ -99,8 +99,7 @@ impl Deploy {
         let following = async { if routed { switch.watching(following).await } else { following.await } };
         let settled = self.events.step(step, following).await;
         drop(proxy);
-        let is_rolled = |old: &str| roll.service_of(old).is_some_and(|service| services.contains(service));
-        for (old, new) in roll.new_of.iter().filter(|(old, _)| is_rolled(old) && !roll.goes_back(old)) {
+        for (old, new) in roll.update.pairs() {
             hands.mend(old, new).await?;
         }
         let back = roll.services_that_go_back();
