@@ -64,7 +64,7 @@ fn step_of(operation: &Operation, rolls: bool) -> Step {
         Operation::Drain { of: Side::Real, .. } => Step::Drain,
         Operation::Stop { .. } => Step::Stop,
         Operation::Roll { .. } => Step::Roll,
-        Operation::Converge { .. } => {
+        Operation::RenewVolumes { .. } | Operation::Converge { .. } => {
             if rolls {
                 Step::Roll
             } else {
@@ -99,6 +99,7 @@ mod tests {
             Operation::RedirectClients { clients: clients(), services: services() },
             Operation::Drain { of: Side::Real, services: services() },
             Operation::Stop { tiers: vec![services()] },
+            Operation::RenewVolumes { services: services() },
             Operation::Roll { service: "app".to_owned(), containers: 1, at_once: None, router: None },
             Operation::Converge { services: Vec::new(), remove: Vec::new() },
             Operation::Gate { of: Side::Real, services: services() },
@@ -138,10 +139,10 @@ mod tests {
             Step::OldCode,
         ];
         let (begun, ahead) = walk(&everything(), &steps);
-        assert_eq!(begun.concat(), (1..=16).collect::<Vec<_>>());
+        assert_eq!(begun.concat(), (1..=17).collect::<Vec<_>>());
         assert_eq!(
             (begun[4].as_slice(), begun[7].as_slice(), begun[12].as_slice()),
-            (&[4, 5][..], &[8, 9][..], &[14, 15][..])
+            (&[4, 5][..], &[8, 9, 10][..], &[15, 16][..])
         );
         assert_eq!(ahead, 0);
     }
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn the_way_back_leaves_what_was_not_done() {
         let (begun, ahead) = walk(&everything(), &[Step::CreateFirst, Step::StandIn, Step::Gate, Step::Back]);
-        assert_eq!((begun.concat(), ahead), (vec![1, 2, 3], 13));
+        assert_eq!((begun.concat(), ahead), (vec![1, 2, 3], 14));
     }
 
     #[cfg(debug_assertions)]

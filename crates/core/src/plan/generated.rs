@@ -26,6 +26,8 @@ struct Generated {
     order: Option<&'static str>,
     replicas: u32,
     word: Option<&'static str>,
+    /// The word on what its image declares, where it is another.
+    word_on_state: Option<&'static str>,
     strategy: Option<&'static str>,
     fronts: Option<usize>,
     router: Option<usize>,
@@ -78,6 +80,7 @@ fn a_service() -> impl Strategy<Value = Generated> {
     );
     let settings = (
         prop_oneof![3 => Just(None), 3 => Just(Some("share")), 1 => Just(Some("own")), 2 => Just(Some("renew"))],
+        prop_oneof![6 => Just(None), 1 => Just(Some("share")), 1 => Just(Some("renew"))],
         prop_oneof![8 => Just(None), 1 => Just(Some("in-place")), 1 => Just(Some("rolling"))],
         prop::option::weighted(0.1, 0..NAMES.len()),
         prop::option::weighted(0.1, 0..NAMES.len()),
@@ -99,7 +102,7 @@ fn a_service() -> impl Strategy<Value = Generated> {
     (what, settings, seen).prop_map(
         |(
             (ports, networks, host_network, depends_on, mount, volumes_from, announced, order, replicas),
-            (word, strategy, fronts, router),
+            (word, word_on_state, strategy, fronts, router),
             (seen, image_volume, fewer),
         )| Generated {
             ports,
@@ -112,6 +115,7 @@ fn a_service() -> impl Strategy<Value = Generated> {
             order,
             replicas,
             word,
+            word_on_state,
             strategy,
             fronts,
             router,
@@ -186,8 +190,12 @@ fn entry(position: usize, one: &Generated) -> Map<String, Value> {
 fn words(position: usize, one: &Generated, services: usize) -> Map<String, Value> {
     let mut words = Map::new();
     let other = |other: usize| (other < services && other != position).then(|| NAMES[other]);
-    if let Some(word) = one.word {
-        words.insert("volumes".into(), json!(word));
+    match (one.word, one.word_on_state) {
+        (Some(word), Some(on_state)) => {
+            drop(words.insert("volumes".into(), json!({"/data": word, "/state": on_state})))
+        }
+        (Some(word), None) => drop(words.insert("volumes".into(), json!(word))),
+        (None, _) => {}
     }
     if let Some(strategy) = one.strategy {
         words.insert("strategy".into(), json!(strategy));

@@ -246,6 +246,7 @@ pub fn plan(project: &Project, observed: &Observation, request: &Request) -> Pla
     refuse_replaced_networks(&mut plan, project, observed, request, &group);
     note_kept_volumes(&mut plan, project, observed, &changes);
     plan.renew = renewals(project, observed, &changes);
+    refuse_partial_renewals(&mut plan, project, observed);
     plan.inherited_code = inherited::inherited_code(project, observed, &changes);
     if request.remove_orphans {
         plan.remove_orphans = observed.orphans(project).map(|container| container.name.clone()).collect();
@@ -263,10 +264,11 @@ fn complete_standin(
     references: &References,
     group: &Group,
 ) {
-    plan.create_first = references::reachable(references, &group.members, &missing_outside(project, observed, group))
-        .difference(&group.members)
-        .cloned()
-        .collect();
+    // Only what was asked for: Compose would not make others either.
+    let missing = plan.services.iter().filter(|planned| planned.action == Action::Create);
+    let missing: BTreeSet<String> = missing.map(|planned| planned.service.clone()).collect();
+    let used = references::reachable(references, &group.members, &missing);
+    plan.create_first = used.difference(&group.members).cloned().collect();
     plan.create_resources = group.members.iter().filter_map(|name| project.services.get(name)).any(|service| {
         let networks = service.networks.iter().filter_map(|key| project.networks.get(key));
         let volumes = service.mounts.iter().filter_map(|mount| project.volumes.get(mount.source.as_ref()?));
@@ -288,15 +290,6 @@ fn complete_standin(
         document: standin::document(project, observed, &group.members),
         inside: inside::inside(project, observed, &group.members),
     });
-}
-
-fn missing_outside(project: &Project, observed: &Observation, group: &Group) -> BTreeSet<String> {
-    project
-        .services
-        .keys()
-        .filter(|name| !group.members.contains(*name) && observed.of_service(name).next().is_none())
-        .cloned()
-        .collect()
 }
 
 /// The services that are asked for and all that they depend on, as Compose takes them.
@@ -518,6 +511,24 @@ fn renewals(project: &Project, observed: &Observation, changes: &BTreeMap<String
         renewals.push(Renewal { service: name.clone(), volumes });
     }
     renewals
+}
+
+/// Compose renews all anonymous volumes of a container or none; where only some are code, the others would be lost.
+fn refuse_partial_renewals(plan: &mut Plan, project: &Project, observed: &Observation) {
+    for Renewal { service, .. } in &plan.renew {
+        let paths = |word| anonymous_paths(&project.services[service], project, observed, word);
+        let kept = [paths(None), paths(Some(VolumeUse::Share)), paths(Some(VolumeUse::Own))].concat().join(", ");
+        if kept.is_empty() {
+            continue;
+        }
+        plan.refusals.push(Refusal {
+            kind: RefusalKind::Consent,
+            service: Some(service.clone()),
+            what: "only some of its anonymous volumes are to be made anew".to_owned(),
+            why: format!("Compose makes all of them anew or none, and what is kept at {kept} would be lost"),
+            hint: format!("give the volume at {kept} a name under `volumes:`; or say `renew` for all, or for none"),
+        });
+    }
 }
 
 #[cfg(test)]

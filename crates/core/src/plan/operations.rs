@@ -54,6 +54,11 @@ pub enum Operation {
         /// Services that may be stopped side by side, front to back.
         tiers: Vec<Vec<String>>,
     },
+    /// Compose gives these services new anonymous volumes when it recreates them, with what their images bring.
+    RenewVolumes {
+        /// Which services.
+        services: Vec<String>,
+    },
     /// Compose recreates a service container by container: each new one is started, passes its gate and gets the traffic before
     /// its old one drains and ends.
     Roll {
@@ -162,16 +167,17 @@ impl Plan {
     /// Until all that Compose makes is ready.
     fn converging(&self) -> Vec<Operation> {
         let rolled = |name: &str| self.rolling.iter().any(|rolling| rolling.service == name);
-        let mut operations: Vec<Operation> = self
-            .rolling
-            .iter()
-            .map(|rolling| Operation::Roll {
-                service: rolling.service.clone(),
-                containers: rolling.replicas,
-                at_once: rolling.update.parallelism,
-                router: rolling.router.as_ref().map(|router| router.router.to_string()),
-            })
-            .collect();
+        let mut operations = Vec::new();
+        if !self.renew.is_empty() {
+            let services = self.renew.iter().map(|renewal| renewal.service.clone()).collect();
+            operations.push(Operation::RenewVolumes { services });
+        }
+        operations.extend(self.rolling.iter().map(|rolling| Operation::Roll {
+            service: rolling.service.clone(),
+            containers: rolling.replicas,
+            at_once: rolling.update.parallelism,
+            router: rolling.router.as_ref().map(|router| router.router.to_string()),
+        }));
         let others = self.services.iter().filter(|planned| planned.action != Action::Keep && !rolled(&planned.service));
         let services: Vec<(String, Action)> = others.map(|planned| (planned.service.clone(), planned.action)).collect();
         if !services.is_empty() || !self.remove_orphans.is_empty() {
@@ -217,6 +223,7 @@ impl Operation {
             Self::RedirectClients { .. } => "redirect-clients",
             Self::Drain { .. } => "drain",
             Self::Stop { .. } => "stop",
+            Self::RenewVolumes { .. } => "renew-volumes",
             Self::Roll { .. } => "roll",
             Self::Converge { .. } => "converge",
             Self::TellRouter { .. } => "tell-router",
@@ -232,6 +239,7 @@ impl Operation {
         match self {
             Self::CreateFirst { services, .. }
             | Self::BringUp { services }
+            | Self::RenewVolumes { services }
             | Self::Gate { services, .. }
             | Self::RedirectClients { services, .. }
             | Self::Drain { services, .. }
@@ -270,6 +278,9 @@ impl fmt::Display for Operation {
             Self::Stop { tiers } => {
                 let tiers: Vec<String> = tiers.iter().map(|tier| tier.join(", ")).collect();
                 write!(f, "stop the old containers: {}", tiers.join("; then "))
+            }
+            Self::RenewVolumes { services } => {
+                write!(f, "make anonymous volumes anew from the images: {}", services.join(", "))
             }
             Self::Roll { service, containers, at_once, router } => {
                 write!(f, "roll {service}")?;

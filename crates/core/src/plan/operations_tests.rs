@@ -22,6 +22,7 @@ fn all_that_a_deploy_does_is_printed_in_order() {
             "redirect shop-worker-1 to the stand-in, where they call code, php, web",
             "drain the old containers: code, php, web",
             "stop the old containers: web; then php; then code",
+            "make anonymous volumes anew from the images: code",
             "roll app (2 containers, 1 at a time): a new container starts, is ready and has the traffic before its old one ends",
             "Compose recreates code, php, web; creates store; removes shop-old-1",
             "gate: wait until app, code, php, store, web are ready",

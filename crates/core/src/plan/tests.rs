@@ -192,6 +192,36 @@ fn a_new_store_that_the_stand_in_uses_is_made_first() {
 }
 
 #[test]
+fn what_was_not_asked_for_is_not_made_first_either() {
+    let json = r#"{"name":"p","services":{
+      "web":{"image":"web:1","networks":{"default":null},"ports":[{"target":80,"published":"80"}]},
+      "app":{"image":"app:1","networks":{"default":null}}},
+      "networks":{"default":{"name":"d"}},"x-handover":{"services":{"web":{"fronts":["app"]}}}}"#;
+    let project = parse(json);
+    let mut observed = settled(&project);
+    observed.containers.retain(|container| container.service == "web");
+    new_image(&mut observed, "web:1");
+    let request = Request { services: vec!["web".into()], ..Request::default() };
+    let plan = plan(&project, &observed, &request);
+    assert_eq!(actions(&plan), [("web", Action::StandIn)]);
+    assert_eq!(plan.create_first, Vec::<String>::new());
+}
+
+#[test]
+fn anonymous_volumes_are_renewed_all_together_or_none() {
+    let words = r#""applications":{"volumes":{"/code":"renew","/uploads":"share"}}"#;
+    let project = parse(&STACK.replace(r#""applications":{"volumes":"renew"}"#, words));
+    let mut observed = settled(&project);
+    carries(&mut observed, "apps:1", "/code");
+    new_image(&mut observed, "apps:1");
+    assert_eq!(plan(&project, &observed, &Request::default()).refusals, []);
+    carries(&mut observed, "apps:1", "/uploads");
+    let refusals = plan(&project, &observed, &Request::default()).refusals;
+    assert_eq!((refusals.len(), refusals[0].kind), (1, RefusalKind::Consent));
+    assert!(refusals[0].why.ends_with("what is kept at /uploads would be lost"), "{}", refusals[0].why);
+}
+
+#[test]
 fn a_changed_network_is_refused_before_anything_moves() {
     let project = parse(STACK);
     let mut observed = settled(&project);

@@ -66,7 +66,7 @@ fn operation(number: usize, operation: &Operation) -> Value {
         }
         Operation::TellRouter { router, .. } => value["router"] = json!(router),
         Operation::RemoveVolumes { volumes } => value["volumes"] = json!(volumes),
-        Operation::BringUp { .. } | Operation::Remove { .. } => {}
+        Operation::BringUp { .. } | Operation::RenewVolumes { .. } | Operation::Remove { .. } => {}
     }
     value
 }

@@ -35,60 +35,37 @@ fn an_interrupt_after_traffic_has_moved_waits_for_the_end() {
     stack.assert_done();
 }
 
-#[track_caller]
-fn killed_at(step: &str) {
-    let mut stack = Stack::web(&format!("kill-{step}"));
+/// At each operation of the plan, as the plan itself lists them, the program is killed, and the next run ends what that one left.
+#[test]
+fn killed_at_each_operation_of_its_plan() {
+    let mut stack = Stack::web("kill-each");
     let load = stack.load([
         stack.stream(Kind::New, 40.0),
         stack.stream(Kind::Keepalive, 40.0),
         stack.stream(Kind::Post, 10.0),
     ]);
     stack.set("VERSION", "v2");
-    let mut up = stack.spawn_up(&[]);
-    up.wait_step(step);
-    up.signal("KILL");
-    drop(up);
-    load.mark("killed");
-    let more = load.progress().total.ok + 50;
-    let goes_on = load.wait_for(crate::harness::SOON, |progress| progress.total.ok > more);
-    load.mark("again");
-    let finished = stack.up(&["--output", "json"]);
-    let report = finish(load, "v2");
-    let finished = finished.expect_success();
-    assert!(goes_on, "{}", report.table());
+    let plan = stack.handover(&["plan", "--output", "json"]).expect_success().event("plan");
+    let operations = plan["operations"].as_array().expect("the plan has operations");
+    assert!(operations.len() >= 10, "{plan}");
+    for operation in operations {
+        let number = operation["number"].as_u64().expect("operations are numbered");
+        stack.set("VERSION", &format!("v{}", number + 1));
+        let mut up = stack.spawn_up(&[]);
+        up.wait_event("the operation", |event| event["event"] == "operation" && event["number"] == number);
+        up.signal("KILL");
+        drop(up);
+        load.mark(&format!("killed {number}"));
+        let more = load.progress().total.ok + 50;
+        let goes_on = load.wait_for(crate::harness::SOON, |progress| progress.total.ok > more);
+        load.mark(&format!("again {number}"));
+        stack.up(&["--output", "json"]).expect_success();
+        assert!(goes_on, "killed at {operation}: nobody is served");
+        stack.assert_done();
+    }
+    let report = finish(load, &format!("v{}", operations.len() + 1));
     if let Some(failures) = report.failures() {
-        panic!("{failures}\n{finished}");
+        panic!("{failures}");
     }
     assert_few_retries(&report);
-    stack.assert_done();
-}
-
-#[test]
-fn killed_while_the_stand_in_is_brought_up() {
-    killed_at("stand-in");
-}
-
-#[test]
-fn killed_while_the_stand_in_is_gated() {
-    killed_at("gate");
-}
-
-#[test]
-fn killed_while_old_containers_are_drained() {
-    killed_at("drain");
-}
-
-#[test]
-fn killed_while_compose_settles() {
-    killed_at("settle");
-}
-
-#[test]
-fn killed_while_real_containers_are_gated() {
-    killed_at("gate-real");
-}
-
-#[test]
-fn killed_while_it_cleans_up() {
-    killed_at("clean-up");
 }

@@ -4,7 +4,7 @@ use crate::plan::fixtures::{checked_plan, everything};
 type Mutate = fn(&mut Vec<Operation>);
 
 /// Operations that are wrong in one way each, and the rule that finds it.
-const MUTATIONS: [(&str, Mutate, Rule); 24] = [
+const MUTATIONS: [(&str, Mutate, Rule); 25] = [
     ("stop before redirect", |all| swap(all, "stop", "redirect"), Rule::RedirectedBeforeStop),
     ("no redirect", |all| drop_first(all, "redirect"), Rule::RedirectedBeforeStop),
     ("clients inside are forgotten", |all| drop_first(all, "redirect-clients"), Rule::RedirectedBeforeStop),
@@ -37,6 +37,7 @@ const MUTATIONS: [(&str, Mutate, Rule); 24] = [
     ("a service is left out", |all| drop_first(all, "roll"), Rule::AllThatIsNamed),
     ("a kept service is recreated", |all| converge(all, "worker"), Rule::OnlyWhatIsNamed),
     ("a volume with data is removed", remove_data, Rule::OnlyWhatIsNamed),
+    ("a kept service gets new volumes", |all| renew(all, "worker"), Rule::OnlyWhatIsNamed),
 ];
 
 fn at(all: &[Operation], name: &str) -> usize {
@@ -89,6 +90,12 @@ fn converge(all: &mut [Operation], more: &str) {
     let place = at(all, "converge");
     let Operation::Converge { services, .. } = &mut all[place] else { panic!("converge") };
     services.push((more.to_owned(), Action::Recreate));
+}
+
+fn renew(all: &mut [Operation], more: &str) {
+    let place = at(all, "renew-volumes");
+    let Operation::RenewVolumes { services } = &mut all[place] else { panic!("renew-volumes") };
+    services.push(more.to_owned());
 }
 
 fn remove_data(all: &mut Vec<Operation>) {

@@ -3,8 +3,9 @@
 //!
 //! The rules speak only of what is certain from the project and from what runs. They do not ask whether a plan is the best one.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use serde_json::Value;
 
@@ -15,42 +16,7 @@ use crate::observation::{Container, Observation};
 use crate::plan::operations::{Operation, Side};
 use crate::plan::{Action, Plan, Refusal, RefusalKind, Request};
 use crate::settings::{Strategy, VolumeUse};
-
-/// A rule of a deploy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    /// What clients reach is not stopped before its traffic goes elsewhere, unless the user agreed to the interruption.
-    RedirectedBeforeStop,
-    /// A service that keeps state has no second copy without the user's word.
-    SecondCopyNeedsConsent,
-    /// Only what the plan shows is stopped, made anew or removed.
-    OnlyWhatIsNamed,
-    /// All that the plan shows is done, by one operation.
-    AllThatIsNamed,
-    /// A service is replaced in one way.
-    OneStrategy,
-    /// Traffic goes only to containers that have passed their gate.
-    GatedBeforeRedirect,
-    /// A port is redirected once, and as it is published.
-    RedirectedOnce,
-    /// What is redirected is given back.
-    GivenBack,
-    /// A second copy that is brought up is removed, after its traffic has gone.
-    StandInRemoved,
-    /// What is in flight comes to its end before what serves it ends.
-    DrainedBeforeEnd,
-    /// A service is not stopped before those that use it.
-    UsersFirst,
-}
-
-/// An operation that breaks a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which rule.
-    pub rule: Rule,
-    /// How, in words.
-    pub what: String,
-}
+pub use rules::{Rule, Violation};
 
 /// Checks these operations of a plan. None are to be refused where the plan is.
 pub fn check(
@@ -147,6 +113,7 @@ impl<'a> Walk<'a> {
                 self.done.standin_drained.extend(services.iter().map(String::as_str));
             }
             Operation::Stop { tiers } => self.stop(tiers),
+            Operation::RenewVolumes { services } => services.iter().for_each(|service| self.renew_volumes(service)),
             Operation::Roll { service, .. } => self.roll(service),
             Operation::Converge { services, remove } => self.converge(services, remove),
             Operation::TellRouter { service, .. } => self.tell_router(service),
@@ -159,6 +126,7 @@ impl<'a> Walk<'a> {
 
     fn create_first(&mut self, services: &'a [String]) {
         for service in services {
+            self.is_named(service, "made first", &[Action::Create]);
             if self.containers_of(service).next().is_some() {
                 self.broken(Rule::OnlyWhatIsNamed, format!("{service} is made first, and has containers"));
             }
@@ -252,6 +220,19 @@ impl<'a> Walk<'a> {
         let user = later.iter().flatten().find(uses).filter(|_| !publishes(service)).cloned();
         if let Some(user) = user {
             self.broken(Rule::UsersFirst, format!("{service} is stopped before {user}, which depends on it"));
+        }
+    }
+
+    /// Compose renews all anonymous volumes of a container or none.
+    fn renew_volumes(&mut self, service: &str) {
+        self.is_changed(service, "gets new volumes");
+        let Some(known) = self.project.services.get(service) else { return };
+        let volumes = self.project.settings.service(service).volumes;
+        let anonymous = self.written(known).into_iter().filter(|(source, _)| source.is_none());
+        let lost =
+            anonymous.map(|(_, target)| target).find(|target| volumes.word_on(None, target) != Some(VolumeUse::Renew));
+        if let Some(lost) = lost.map(str::to_owned) {
+            self.broken(Rule::OnlyWhatIsNamed, format!("{service} loses what it keeps at {lost}"));
         }
     }
 
@@ -406,6 +387,10 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn is_changed(&mut self, service: &str, done: &str) {
+        self.is_named(service, done, &[Action::StandIn, Action::Rolling, Action::InPlace, Action::Recreate]);
+    }
+
     fn is_named(&mut self, service: &str, done: &str, actions: &[Action]) {
         if !self.actions.get(service).is_some_and(|action| actions.contains(action)) {
             self.broken(Rule::OnlyWhatIsNamed, format!("{service} is {done}, and the plan says otherwise"));
@@ -468,7 +453,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Why a service must not run twice, where that is certain.
-    fn no_second_copy(&self, service: &Service) -> Option<String> {
+    fn no_second_copy(&self, service: &'a Service) -> Option<String> {
         let settings = self.project.settings.service(&service.name);
         if settings.strategy == Some(Strategy::InPlace) {
             return Some("its strategy is in-place".to_owned());
@@ -479,17 +464,20 @@ impl<'a> Walk<'a> {
         if service.network_mode.as_deref() == Some("host") || !service.host_namespaces.is_empty() {
             return Some("it lives in the host's namespaces".to_owned());
         }
-        let written = service.mounts.iter().filter(|mount| mount.kind == "volume" && !mount.read_only);
-        let declared = written.map(|mount| (mount.source.as_deref(), mount.target.as_str()));
+        self.written(service).into_iter().find_map(|(source, target)| match settings.volumes.word_on(source, target) {
+            Some(VolumeUse::Share | VolumeUse::Renew) => None,
+            Some(VolumeUse::Own) => Some(format!("what it keeps at {target} is its own")),
+            None => Some(format!("nobody has said that two may write at {target}")),
+        })
+    }
+
+    /// Volumes that a service certainly writes to: key, or none for an anonymous one, and path.
+    fn written(&self, service: &'a Service) -> Vec<(Option<&'a str>, &'a str)> {
+        let declared = service.mounts.iter().filter(|mount| mount.kind == "volume" && !mount.read_only);
+        let declared = declared.map(|mount| (mount.source.as_deref(), mount.target.as_str()));
         let image = self.observed.images.get(&service.image);
         let by_image = image.into_iter().flat_map(|image| &image.volumes).filter(|path| !self.covers(service, path));
-        declared.chain(by_image.map(|path| (None, path.as_str()))).find_map(|(source, target)| {
-            match settings.volumes.word_on(source, target) {
-                Some(VolumeUse::Share | VolumeUse::Renew) => None,
-                Some(VolumeUse::Own) => Some(format!("what it keeps at {target} is its own")),
-                None => Some(format!("nobody has said that two may write at {target}")),
-            }
-        })
+        declared.chain(by_image.map(|path| (None, path.as_str()))).collect()
     }
 
     /// Whether something else than an anonymous volume of its own may be mounted at a path.
@@ -546,31 +534,5 @@ fn words(port: &Port) -> String {
     format!("port {port}")
 }
 
-impl Rule {
-    /// The rule in words, as what must be.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::RedirectedBeforeStop => "nothing that clients reach is stopped before its traffic goes elsewhere",
-            Self::SecondCopyNeedsConsent => "no service that keeps state runs twice without the user's word",
-            Self::OnlyWhatIsNamed => "only what the plan shows is touched",
-            Self::AllThatIsNamed => "all that the plan shows is done",
-            Self::OneStrategy => "a service is replaced in one way",
-            Self::GatedBeforeRedirect => "traffic goes only to what has passed its gate",
-            Self::RedirectedOnce => "a port is redirected once, as it is published",
-            Self::GivenBack => "what is redirected is given back",
-            Self::StandInRemoved => "a stand-in is removed in the end",
-            Self::DrainedBeforeEnd => "what is in flight ends before what serves it",
-            Self::UsersFirst => "what is used is not stopped before its users",
-        }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (rule: {})", self.what, self.rule.words())
-    }
-}
-
 #[cfg(test)]
-#[path = "check_tests.rs"]
 mod tests;
