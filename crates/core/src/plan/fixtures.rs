@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::compose::config_hash::service_hash;
+use crate::compose::config_hash::{Hashes, service_hash};
 use crate::compose::project::{Project, Service};
 use crate::observation::{Container, ContainerMount, Image, Network, Observation};
 use crate::plan::check::check;
@@ -129,4 +129,21 @@ pub(crate) fn everything() -> (Project, Observation, Request) {
     }
     observed.containers.push(Container { name: "shop-old-1".into(), service: "old".into(), ..Container::default() });
     (project, observed, Request { remove_orphans: true, ..Request::default() })
+}
+
+/// The same project and engine under a Compose that hashes `depends_on`, and so recreates what depends on what it recreates.
+pub(crate) fn hashed_with_dependencies(project: &mut Project, observed: &mut Observation) {
+    // Compose prints no hash of what refers to containers that it does not know yet.
+    let known = project.services.values().filter_map(|service| {
+        Some(format!("{} {}", service.name, service_hash(&service.raw, &BTreeMap::new(), true)?))
+    });
+    let printed: Vec<String> = known.collect();
+    let raw = project.document["services"].as_object().expect("there are services").clone();
+    let ids = project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
+    for container in &mut observed.containers {
+        if let Some(service) = project.services.get(&container.service) {
+            container.config_hash = service_hash(&service.raw, &ids, true).expect("it is hashed");
+        }
+    }
+    project.hashes = Hashes::new(&printed.join("\n"), &raw);
 }

@@ -7,7 +7,8 @@ use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Map, Value, json};
 
-use super::fixtures::{checked_plan, parse, settled};
+use super::fixtures::{checked_plan, hashed_with_dependencies, parse, settled};
+use crate::compose::project::Project;
 use crate::observation::{Container, Endpoint, Observation};
 use crate::plan::{Action, Request};
 
@@ -216,11 +217,16 @@ struct Around {
     orphan: bool,
     /// A network is missing.
     no_network: bool,
+    /// Compose recreates what depends on what it recreates.
+    dependents: bool,
 }
 
-fn an_engine(document: &str, services: &[Generated], around: Around) -> Observation {
-    let project = parse(document);
+fn a_world(document: &str, services: &[Generated], around: Around) -> (Project, Observation) {
+    let mut project = parse(document);
     let mut observed = settled(&project);
+    if around.dependents {
+        hashed_with_dependencies(&mut project, &mut observed);
+    }
     for (one, name) in services.iter().zip(NAMES) {
         let image = observed.images.get_mut(&format!("{name}:1")).expect("each service has its image");
         if matches!(one.seen, Seen::OldImage | Seen::ChangedAndStopped) {
@@ -264,7 +270,7 @@ fn an_engine(document: &str, services: &[Generated], around: Around) -> Observat
     if around.no_network {
         observed.networks.remove("p_back");
     }
-    observed
+    (project, observed)
 }
 
 #[test]
@@ -273,8 +279,8 @@ fn no_plan_breaks_a_rule() {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let services = prop::collection::vec(a_service(), 2..=NAMES.len());
-    let around = (prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.1))
-        .prop_map(|(foreign, orphan, no_network)| Around { foreign, orphan, no_network });
+    let around = (prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.3))
+        .prop_map(|(foreign, orphan, no_network, dependents)| Around { foreign, orphan, no_network, dependents });
     let request = (
         prop::bool::weighted(0.15),
         any::<bool>(),
@@ -286,11 +292,11 @@ fn no_plan_breaks_a_rule() {
     let seen: [std::cell::Cell<u32>; 4] = [standins, rolled, in_place, both];
     let outcome = runner.run(&(services, around, request), |(services, around, request)| {
         let document = document(&services);
-        let observed = an_engine(&document, &services, around);
+        let (project, observed) = a_world(&document, &services, around);
         let (force_recreate, remove_orphans, allow_interruption, asked) = request;
         let asked = asked.into_iter().filter(|name| NAMES[..services.len()].contains(name)).map(str::to_owned);
         let request = Request { services: asked.collect(), force_recreate, remove_orphans, allow_interruption };
-        let plan = checked_plan(&parse(&document), &observed, &request);
+        let plan = checked_plan(&project, &observed, &request);
         if plan.refusals.is_empty() {
             let rolls = !plan.rolling.is_empty();
             let interrupts = plan.services.iter().any(|one| one.action == Action::InPlace);

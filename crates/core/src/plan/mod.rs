@@ -282,7 +282,8 @@ fn complete_standin(
         .flat_map(|name| project.services[name].fixed_ports().map(|port| (name.clone(), port.clone())))
         .collect();
     let twice: Vec<&str> = group.members.iter().map(String::as_str).collect();
-    plan.notes.push(format!("{} run twice while the stand-in serves", twice.join(", ")));
+    let run = if twice.len() == 1 { "runs" } else { "run" };
+    plan.notes.push(format!("{} {run} twice while the stand-in serves", twice.join(", ")));
     plan.standin = Some(StandInPlan {
         project: standin::project_name(&project.name),
         tiers: references::front_to_back(references, &group.members, &entries),

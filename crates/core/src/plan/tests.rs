@@ -1,6 +1,5 @@
-use super::fixtures::{STACK, carries, checked_plan as plan, new_image, parse, settled};
+use super::fixtures::{STACK, carries, checked_plan as plan, hashed_with_dependencies, new_image, parse, settled};
 use super::*;
-use crate::compose::config_hash::service_hash;
 
 fn actions(plan: &Plan) -> Vec<(&str, Action)> {
     plan.services.iter().map(|planned| (planned.service.as_str(), planned.action)).collect()
@@ -472,15 +471,8 @@ fn a_compose_that_recreates_dependents_takes_the_proxy_of_a_rolled_service_into_
     let mut project = parse(&routed());
     let mut observed = settled(&project);
     new_image(&mut observed, "php:1");
-    let hash = |name: &str| service_hash(&project.services[name].raw, &BTreeMap::new(), true).unwrap();
-    let printed = format!("nginx {}", hash("nginx"));
-    let raw = project.document["services"].as_object().unwrap().clone();
-    project.hashes = crate::compose::config_hash::Hashes::new(&printed, &raw);
+    hashed_with_dependencies(&mut project, &mut observed);
     assert!(project.hashes.recreates_dependents());
-    let ids = project.services.keys().map(|name| (name.clone(), format!("{name}-id"))).collect();
-    for container in &mut observed.containers {
-        container.config_hash = service_hash(&project.services[&container.service].raw, &ids, true).unwrap();
-    }
     let plan = plan(&project, &observed, &Request::default());
     let nginx = plan.services.iter().find(|planned| planned.service == "nginx").unwrap();
     assert_eq!((nginx.action, nginx.reason.as_str()), (Action::StandIn, "Compose recreates it together with php-fpm"));

@@ -41,7 +41,7 @@ fn people_read_the_services_and_then_the_order() {
         [
             "plan for project demo",
             "  web  stand-in  image web:2 is abababababab and runs as cdcdcdcdcdcd",
-            "  note: web run twice while the stand-in serves",
+            "  note: web runs twice while the stand-in serves",
             "in this order:",
             "   1  bring up a second copy, the stand-in: web",
             "   2  gate: wait until the stand-in is ready",
