@@ -12,6 +12,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
+use tokio::task::AbortHandle;
 
 use crate::accept::Accepting;
 use crate::cli::ProjectArgs;
@@ -33,7 +34,20 @@ pub(crate) struct Engine {
     pub(crate) events: Events,
     socket: PathBuf,
     /// Keeps the local end of a bridge to a remote engine alive.
-    _bridge: Option<Arc<TempDir>>,
+    _bridge: Option<Arc<Bridge>>,
+}
+
+/// The local end of a bridge to a remote engine. Dropping it ends it; who listens for events must not wait for it.
+#[derive(Debug)]
+struct Bridge {
+    accepting: AbortHandle,
+    _directory: TempDir,
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 impl Engine {
@@ -43,8 +57,8 @@ impl Engine {
         let (socket, bridge) = match local_socket(args) {
             Some(path) => (path, None),
             None => {
-                let (path, directory) = bridge(args, events.clone())?;
-                (path, Some(Arc::new(directory)))
+                let (path, bridge) = bridge(args, events.clone())?;
+                (path, Some(Arc::new(bridge)))
             }
         };
         let docker = Docker::connect_with_unix(&socket.to_string_lossy(), CALL_TIMEOUT, API_DEFAULT_VERSION)
@@ -105,7 +119,7 @@ fn local_socket(args: &ProjectArgs) -> Option<PathBuf> {
 }
 
 /// A local socket whose every connection is a `docker system dial-stdio` to the engine that `docker` would use.
-fn bridge(args: &ProjectArgs, events: Events) -> Result<(PathBuf, TempDir)> {
+fn bridge(args: &ProjectArgs, events: Events) -> Result<(PathBuf, Bridge)> {
     let failed = |error: std::io::Error| {
         Failure::new(Exit::Engine, "the bridge to the remote engine cannot be opened").because(error)
     };
@@ -119,13 +133,13 @@ fn bridge(args: &ProjectArgs, events: Events) -> Result<(PathBuf, TempDir)> {
     if let Some(host) = &args.host {
         flags.extend(["--host".to_owned(), host.clone()]);
     }
-    tokio::spawn(async move {
+    let accepting = tokio::spawn(async move {
         let mut accepting = Accepting::new(listener, events);
         loop {
             tokio::spawn(dial(flags.clone(), accepting.next().await));
         }
     });
-    Ok((path, directory))
+    Ok((path, Bridge { accepting: accepting.abort_handle(), _directory: directory }))
 }
 
 async fn dial(flags: Vec<String>, stream: UnixStream) {
@@ -171,4 +185,19 @@ fn unreachable_engine(socket: &Path, why: &str) -> Failure {
         "start the engine, or name another with DOCKER_HOST, --host or --context; `docker version` must show a server"
     };
     Failure::new(Exit::Engine, "the Docker engine does not answer").because(why).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_listens_for_events_does_not_wait_for_a_bridge_that_is_gone() {
+        let (events, mut stream) = Events::new();
+        drop(bridge(&ProjectArgs::default(), events).expect("there is a place for its socket"));
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.recv()).await;
+        assert!(matches!(ended, Ok(None)), "the stream of events has not ended");
+    }
 }
