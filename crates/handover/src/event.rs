@@ -1,5 +1,6 @@
 //! What happens during a deploy, as a stream of events. Execution emits them and prints nothing; renderers listen.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -192,6 +193,8 @@ pub(crate) struct Events {
     sender: mpsc::UnboundedSender<(Duration, Event)>,
     began: Instant,
     away: Arc<Mutex<Away>>,
+    /// Whether new connections go to the new version.
+    is_live: Arc<AtomicBool>,
     progress: Arc<Mutex<Progress>>,
 }
 
@@ -210,12 +213,36 @@ impl Events {
     /// A stream whose clock starts now.
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<(Duration, Event)>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { sender, began: Instant::now(), away: Arc::default(), progress: Arc::default() }, receiver)
+        (
+            Self {
+                sender,
+                began: Instant::now(),
+                away: Arc::default(),
+                is_live: Arc::default(),
+                progress: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Sends an event; a renderer that is gone must not stop a deploy.
     pub(crate) fn emit(&self, event: Event) {
+        if matches!(event, Event::Live) {
+            self.is_live.store(true, Ordering::Relaxed);
+        }
         let _ = self.sender.send((self.began.elapsed(), event));
+    }
+
+    /// Says what a request to stop means at this moment.
+    pub(crate) fn interrupted(&self) {
+        let now = if self.is_live.load(Ordering::Relaxed) {
+            "traffic has moved already: the deploy goes on to its end"
+        } else {
+            "the deploy goes back: the old version serves on"
+        };
+        self.emit(Event::Note(format!(
+            "interrupted; {now}. The third time ends the program at once, and the next handover up goes on from there"
+        )));
     }
 
     /// Time since the deploy began.

@@ -53,7 +53,11 @@ async fn up(project: ProjectArgs, args: UpArgs) -> ExitCode {
     let (events, stream) = Events::new();
     let interrupt = Interrupt::listen();
     let renderer = tokio::spawn(render::render(args.output, stream));
-    let outcome = deploy::up(project, &args, &events, &interrupt).await;
+    let outcome = tokio::select! {
+        biased;
+        outcome = deploy::up(project, &args, &events, &interrupt) => outcome,
+        never = interrupt.explain(|_| events.interrupted()) => match never {},
+    };
     drop(events);
     // The renderer ends with the stream; what it has not printed yet comes before any error.
     let _ = renderer.await;

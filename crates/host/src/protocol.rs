@@ -19,6 +19,7 @@ mod support;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use handover_core::net::Protocol;
 use handover_core::redirect::peers::PeerTable;
@@ -30,6 +31,12 @@ pub use self::inside::{Door, FileRead, Process, Processes, Said};
 pub use self::open_files::{FileInUse, Hold, MountInUse, MountsInUse};
 pub use self::peers::{Caller, Callers, LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
 pub use self::support::{Check, Support};
+
+/// How often whoever has the lock says that it is still there ([`SessionOp::Heartbeat`]).
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// After this time without a word from the other end, both ends of a connection with a heartbeat take it for gone.
+pub const SILENCE: Duration = Duration::from_secs(20);
 
 /// One request; `Op` is [`GuardOp`] or [`SessionOp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +132,9 @@ pub enum GuardOp {
 pub enum SessionOp {
     /// Answers [`Hello`].
     Hello,
+    /// Whoever asks is still there, and asks again every [`HEARTBEAT`]: from now on the session ends, as it does with its input,
+    /// when nothing at all has come for [`SILENCE`]. Answers `{}`.
+    Heartbeat,
     /// What this kernel allows, found out by doing it; leaves nothing behind. Answers [`Support`].
     Support {
         /// A container's network namespace (`NetworkSettings.SandboxKey`) to try to enter.

@@ -20,7 +20,7 @@ use crate::channel::{self, Output, hello};
 use crate::drain::{self, Control};
 use crate::error::HostError;
 use crate::peers::Peers;
-use crate::protocol::{Counters, Failure, Request, Role, SessionOp, Unloaded};
+use crate::protocol::{Counters, Failure, Request, Role, SILENCE, SessionOp, Unloaded};
 use crate::{accepts, callers, flows, gateway, inside, listeners, open_files, ports, support};
 
 /// For how long connections that were taken over may go on when nobody is at the other end any more.
@@ -62,11 +62,14 @@ async fn serve(output: &Output) -> Result<(), HostError> {
     let requests = Requests::default();
     let peers = Arc::new(Peers::new("peers"));
     let (draining, drained) = mpsc::channel(1);
+    let mut has_heartbeat = false;
     loop {
         let line = tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             line = lines.recv() => line,
+            // Its machine or the network in between may be gone, and nothing else tells: the lock is not kept for the dead.
+            () = tokio::time::sleep(SILENCE), if has_heartbeat => None,
         };
         let Some(line) = line else {
             drop(draining);
@@ -74,6 +77,10 @@ async fn serve(output: &Output) -> Result<(), HostError> {
             return Ok(());
         };
         match serde_json::from_str::<Request<SessionOp>>(&line) {
+            Ok(Request { id, op: SessionOp::Heartbeat }) => {
+                has_heartbeat = true;
+                output.ok(id, &json!({}));
+            }
             Ok(request) => begin(request, &requests, &peers, output, &draining),
             Err(error) => {
                 let what = format!("not a request to a session: {error}");
@@ -202,7 +209,11 @@ async fn answer(
             output.ok(id, &inside::converse(process, door, text).await?);
         }
         // Answered where they came in.
-        SessionOp::Cancel { .. } | SessionOp::Proceed { .. } | SessionOp::Hold { .. } | SessionOp::Leave { .. } => {}
+        SessionOp::Heartbeat
+        | SessionOp::Cancel { .. }
+        | SessionOp::Proceed { .. }
+        | SessionOp::Hold { .. }
+        | SessionOp::Leave { .. } => {}
     }
     Ok(())
 }

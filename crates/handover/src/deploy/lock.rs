@@ -16,6 +16,12 @@ use crate::interrupt::Interrupt;
 /// How long a helper may stay created without running before it is taken for the wreck of a run that died in between.
 const WRECK: Duration = Duration::from_secs(10);
 
+/// How long the engine may take to remove a session helper that has ended.
+const REMOVED: Duration = Duration::from_secs(30);
+
+/// How long to wait for a name that nobody has.
+const NAME_IS_FREED: Duration = Duration::from_millis(100);
+
 /// The lock, taken: its container is there, and the session helper in it does not run yet.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -36,7 +42,7 @@ impl Taken {
     /// Starts the session helper. If that fails, the lock is given back.
     pub(crate) async fn start(self, engine: &Engine) -> Result<Lock> {
         let attached = engine.start_ours(&self.id).await?;
-        Ok(Lock { session: Helper::new("session helper", attached), id: self.id })
+        Ok(Lock { session: Helper::session(attached), id: self.id })
     }
 
     /// Gives it back before anything was started.
@@ -46,11 +52,11 @@ impl Taken {
 }
 
 impl Lock {
-    /// Gives the lock back and waits until nothing of it is left in the engine.
+    /// Gives the lock back and waits until nothing of it is left in the engine, though not for an engine that does not answer.
     pub(crate) async fn release(self, engine: &Engine) {
         let removed = engine.wait_removed(&self.id);
         drop(self.session);
-        removed.await;
+        let _ = tokio::time::timeout(REMOVED, removed).await;
     }
 }
 
@@ -75,6 +81,13 @@ pub(crate) async fn take(
             return Ok(Taken { id, waited });
         }
         let Some((id, holder)) = engine.lock_holder(project).await? else {
+            // The name is taken and nobody has it: the engine is about to give it back. It tells nobody when it has.
+            if began.elapsed() >= patience {
+                return Err(Failure::new(Exit::Locked, format!("the lock of project {project} cannot be taken"))
+                    .because("the engine keeps the name of its container and has no such container")
+                    .hint("restart the engine if this stays so"));
+            }
+            tokio::time::sleep(NAME_IS_FREED).await;
             continue;
         };
         if !waited {
@@ -93,13 +106,24 @@ pub(crate) async fn take(
             () = interrupt.asked() => return Err(interrupted()),
         };
         if waited_out && engine.inspect(&id).await?.is_some_and(|found| found.state != State::Running) {
-            engine.remove_all(&[id]).await?;
+            // Not by force: should it have begun to run in this very moment, it is somebody's lock.
+            engine.remove_unless_running(&id).await?;
         }
     }
 }
 
 pub(crate) fn interrupted() -> Failure {
     Failure::new(Exit::Interrupted, "interrupted before anything was done")
+}
+
+/// The lock has ended in the middle of a deploy.
+pub(crate) fn lost(why: String) -> Failure {
+    Failure::new(
+        Exit::Unfinished,
+        "the deploy stopped half-way: the helper beside the engine that is its lock has ended",
+    )
+    .because(why)
+    .hint("run handover up again: it goes on from here")
 }
 
 /// Who we are, for whoever waits for us.

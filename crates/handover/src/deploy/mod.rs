@@ -90,7 +90,12 @@ pub(crate) async fn up(
     let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
     let near = bridges.flat_map(|network| network.subnets.iter().copied()).collect();
     let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
-    let outcome = deploy_locked(&deploy, observed, &mut begun, waited, interrupt).await;
+    // The session is the lock, and redirects are its: without it another run may begin, and nothing more is done here.
+    let outcome = tokio::select! {
+        biased;
+        outcome = deploy_locked(&deploy, observed, &mut begun, waited, interrupt) => outcome,
+        why = deploy.session.ended() => Err(one(lock::lost(why))),
+    };
     give_up(begun, &deploy.engine).await;
     let engine = deploy.engine.clone();
     drop(deploy);

@@ -223,6 +223,15 @@ impl Engine {
         Ok(self.docker.rename_container(id, RenameContainerOptions { name: name.to_owned() }).await?)
     }
 
+    /// Removes a container with its anonymous volumes, but leaves one that runs.
+    pub(crate) async fn remove_unless_running(&self, id: &str) -> Result<()> {
+        self.each(&[id.to_owned()], |id| async move {
+            let options = RemoveContainerOptions { v: true, force: false, link: false };
+            self.docker.remove_container(&id, Some(options)).await
+        })
+        .await
+    }
+
     /// Removes a container that has stopped; its anonymous volumes stay, because the one that replaces it has them.
     pub(crate) async fn remove_replaced(&self, id: &str) -> Result<()> {
         self.each(&[id.to_owned()], |id| async move {

@@ -9,6 +9,7 @@ mod bad_input;
 mod code;
 mod crash;
 mod evidence;
+mod faults_session;
 mod faults_ungated;
 mod first;
 mod gates;

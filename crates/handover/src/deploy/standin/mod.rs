@@ -95,9 +95,6 @@ impl<'a> HandOver<'a> {
                 return Err(failure);
             }
         }
-        if self.interrupt.is_asked() {
-            deploy.events.emit(Event::Note("traffic has moved already: the deploy goes on to its end".to_owned()));
-        }
         // Nothing after this can go back; everything after this is invisible to clients, and is finished by the next run if
         // this one ends.
         let finished = async {
