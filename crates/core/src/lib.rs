@@ -5,9 +5,11 @@
 pub mod compose;
 pub mod drain;
 pub mod gate;
+pub mod identity;
 pub mod net;
 pub mod observation;
 pub mod plan;
+pub mod recover;
 pub mod redirect;
 pub mod replace;
 pub mod rolling_update;

@@ -33,6 +33,8 @@ pub struct Observation {
     pub rootless: bool,
     /// Whether another deploy of the project is under way: what was seen may be another when it has ended.
     pub deploying: bool,
+    /// Containers that have a name, or a project of a name, that we need for ourselves; among the others, too.
+    pub in_the_way: Vec<Container>,
     /// All other containers of the engine.
     pub foreign: Vec<Container>,
     /// Local images by the reference that a service names.

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Show what up would do, service by service, and change nothing
     Plan(ShowPlanArgs),
+    /// Put right what an earlier run left, and deploy nothing
+    Recover(RecoverArgs),
     /// Runs in the guard container
     #[command(hide = true)]
     Guard,
@@ -110,6 +112,32 @@ pub(crate) struct UpArgs {
     /// How to print: lines for people, or JSON lines for programs
     #[arg(long, value_enum, default_value = "plain")]
     pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RecoverArgs {
+    /// How long a container may take to be ready [default: 120s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    gate_timeout: Option<Duration>,
+    /// How long connections under way may last once traffic has moved [default: 30s]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    drain: Option<Duration>,
+    /// How long to wait for another deploy of the same project [default: 10m]
+    #[arg(long, value_parser = duration, value_name = "TIME", default_value = "10m", hide_default_value = true)]
+    lock_wait: Duration,
+    /// How to print: lines for people, or JSON lines for programs
+    #[arg(long, value_enum, default_value = "plain")]
+    pub(crate) output: Output,
+}
+
+impl From<RecoverArgs> for UpArgs {
+    /// The same times for a run that asks for nothing.
+    fn from(args: RecoverArgs) -> Self {
+        let RecoverArgs { gate_timeout, drain, lock_wait, output } = args;
+        let plan =
+            PlanArgs { services: Vec::new(), remove_orphans: false, force_recreate: false, allow_interruption: false };
+        Self { plan, detach: true, pull: None, build: false, gate_timeout, drain, lock_wait, output }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

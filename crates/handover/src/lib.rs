@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, ProjectArgs, ShowPlanArgs, UpArgs};
+use cli::{Cli, Command, Output, ProjectArgs, RecoverArgs, ShowPlanArgs, UpArgs};
 use event::Events;
 use failure::Failure;
 use interrupt::Interrupt;
@@ -37,6 +37,7 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => up(cli.project, args).await,
+            Command::Recover(args) => recover(cli.project, args).await,
             Command::Plan(args) => plan(cli.project, args).await,
             Command::Guard => handover_host::guard::run(std::path::Path::new(handover_host::guard::RULES_FILE)).await,
             Command::Session => handover_host::session::run().await,
@@ -50,12 +51,21 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
 }
 
 async fn up(project: ProjectArgs, args: UpArgs) -> ExitCode {
+    told(args.output, async |events, interrupt| deploy::up(project, &args, events, interrupt).await).await
+}
+
+async fn recover(project: ProjectArgs, args: RecoverArgs) -> ExitCode {
+    told(args.output, async |events, interrupt| deploy::recover(project, args.into(), events, interrupt).await).await
+}
+
+/// Something that tells of itself while it is done, and can be interrupted.
+async fn told(output: Output, work: impl AsyncFnOnce(&Events, &Interrupt) -> Result<(), Vec<Failure>>) -> ExitCode {
     let (events, stream) = Events::new();
     let interrupt = Interrupt::listen();
-    let renderer = tokio::spawn(render::render(args.output, stream));
+    let renderer = tokio::spawn(render::render(output, stream));
     let outcome = tokio::select! {
         biased;
-        outcome = deploy::up(project, &args, &events, &interrupt) => outcome,
+        outcome = work(&events, &interrupt) => outcome,
         never = interrupt.explain(|_| events.interrupted()) => match never {},
     };
     drop(events);

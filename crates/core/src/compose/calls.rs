@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::compose::project::Project;
+use crate::observation::Container;
+
 /// Fewest digits of an id that are taken for one. The engine prints that many, and nobody names a container so.
 const SHORT_ID: usize = 12;
 
@@ -20,6 +23,17 @@ pub fn temporary_name(name: &str) -> Option<(&str, &str)> {
     let (prefix, final_name) = name.split_once('_')?;
     let is_id = prefix.len() == PREFIX && prefix.chars().all(|digit| matches!(digit, '0'..='9' | 'a'..='f'));
     (is_id && !final_name.is_empty()).then_some((prefix, final_name))
+}
+
+/// Whether a container has the temporary name of one that replaces another, or is kept aside. A name of its own may look like that:
+/// a project may be called by a commit, and names may be joined by `_`.
+pub fn is_half_replaced(project: &Project, container: &Container) -> bool {
+    let own = |separator: char| {
+        format!("{}{separator}{}{separator}{}", container.project, container.service, container.number)
+    };
+    let chosen = project.services.get(&container.service).and_then(|service| service.container_name.as_ref());
+    let has_own_name = ['-', '_'].map(own).contains(&container.name) || chosen == Some(&container.name);
+    !has_own_name && temporary_name(&container.name).is_some()
 }
 
 /// The name that a container has while it is kept until it is known whether it is needed again: as Compose names the one that
@@ -408,6 +422,22 @@ mod tests {
         let aside = name_aside("aaaaaaaaaaaa00000000", "shop-web-1");
         assert_eq!(aside, "aaaaaaaaaaaa_shop-web-1");
         assert_eq!(temporary_name(&aside), Some(("aaaaaaaaaaaa", "shop-web-1")));
+    }
+
+    #[test]
+    fn a_name_of_its_own_that_looks_like_a_temporary_one_is_none() {
+        let config = r#"{"name":"deadbeefcafe","services":{"web":{"image":"i"},"db":{"image":"i","container_name":"0123456789ab_db"}}}"#;
+        let project = Project::parse(config, "", '_').expect("a project");
+        let container = |service: &str, name: &str| Container {
+            project: "deadbeefcafe".to_owned(),
+            service: service.to_owned(),
+            number: 1,
+            name: name.to_owned(),
+            ..Container::default()
+        };
+        assert!(!is_half_replaced(&project, &container("web", "deadbeefcafe_web_1")));
+        assert!(!is_half_replaced(&project, &container("db", "0123456789ab_db")));
+        assert!(is_half_replaced(&project, &container("web", "0123456789ab_deadbeefcafe_web_1")));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::compose::project::{Port, Project};
+use crate::identity::helper_name;
 use crate::net::Protocol;
-use crate::observation::{Binding, Observation};
-use crate::plan::{Action, Plan, Refusal, RefusalKind, StandInPlan};
+use crate::observation::{Binding, Container, Observation};
+use crate::plan::{Action, Plan, Refusal, RefusalKind, StandInPlan, standin};
 
 /// What the session helper found out about the engine's host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,9 +32,39 @@ pub struct Listener {
     pub port: u16,
 }
 
+/// Something has a name that handover needs. It is not touched.
+fn in_the_way(project: &Project, container: &Container) -> Refusal {
+    let standin = standin::project_name(&project.name);
+    let (why, hint) = if container.project == standin {
+        (
+            format!(
+                "it belongs to a project called {standin}, which is what the stand-in of {} is called",
+                project.name
+            ),
+            "choose another name for one of the two projects".to_owned(),
+        )
+    } else {
+        (
+            "it has the name of a container of handover's, and is none".to_owned(),
+            format!("docker rename {} …", container.name),
+        )
+    };
+    Refusal {
+        kind: RefusalKind::Host,
+        service: None,
+        what: format!("container {} is in the way", container.name),
+        why,
+        hint,
+    }
+}
+
 /// Refusals that need no look at the host.
 pub fn project_refusals(project: &Project, plan: &Plan, observed: &Observation) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> = plan.standin.iter().filter(|_| observed.rootless).map(rootless).collect();
+    if !plan.is_empty() {
+        let needed = |one: &&Container| plan.standin.is_some() || one.name != helper_name(&project.name, "guard");
+        refusals.extend(observed.in_the_way.iter().filter(needed).map(|one| in_the_way(project, one)));
+    }
     for service in moving_services(project, plan) {
         let image = observed.images.get(&service.image);
         if let Some(image) =

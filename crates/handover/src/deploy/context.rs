@@ -85,7 +85,7 @@ impl Deploy {
     pub(crate) async fn standin_entries(&self, standin: &StandInPlan) -> Result<Vec<(String, Inspected)>> {
         let services = entry_services(standin);
         let mut entries = Vec::new();
-        for (id, name) in self.engine.containers_of_project(&standin.project).await? {
+        for (id, name) in self.engine.containers_of_standin(&standin.project).await? {
             let Some(service) = services.iter().find(|service| service_name(service) == name) else {
                 continue;
             };

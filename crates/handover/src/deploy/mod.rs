@@ -14,11 +14,14 @@ mod settle;
 mod standin;
 mod traffic;
 
+use std::net::IpAddr;
+
 use handover_core::compose::project::Project;
 use handover_core::observation::Observation;
 use handover_core::plan::check;
 use handover_core::plan::preflight::project_refusals;
 use handover_core::plan::{Plan, Request, StandInPlan, plan as make_plan, selected_services};
+use handover_core::recover::is_visible;
 
 use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
 use crate::compose::Compose;
@@ -87,8 +90,7 @@ pub(crate) async fn up(
         }
     };
     let (session, args) = (lock.session.clone(), args.clone());
-    let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
-    let near = bridges.flat_map(|network| network.subnets.iter().copied()).collect();
+    let near = near(&observed);
     let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
     // The session is the lock, and redirects are its: without it another run may begin, and nothing more is done here.
     let outcome = tokio::select! {
@@ -105,6 +107,52 @@ pub(crate) async fn up(
     proof.own = events.own_time();
     events.emit(Event::Proof(Box::new(proof)));
     Ok(())
+}
+
+/// Puts right what an earlier run left, and deploys nothing. May be repeated.
+pub(crate) async fn recover(
+    project_args: ProjectArgs,
+    args: UpArgs,
+    events: &Events,
+    interrupt: &Interrupt,
+) -> Outcome<()> {
+    let compose = Compose::new(project_args.clone());
+    let loading = load::load(&compose, &project_args, events);
+    let Loaded { project, engine, listing } = events.step(Step::Load, loading).await.map_err(one)?;
+    let looked = async {
+        compose.version().await?;
+        let image = engine.helper_image().await?;
+        let locking = lock::take(&engine, &project.name, &image, args.lock_wait, events, interrupt);
+        let taken = events.step(Step::Lock, locking).await?;
+        let lock = events.step(Step::Helpers, taken.start(&engine)).await?;
+        Ok::<_, Failure>((image, lock))
+    };
+    let (looked, observed) =
+        tokio::join!(looked, observe(&compose, &engine, &project, listing, args.plan.remove_orphans));
+    let (image, lock) = looked.map_err(one)?;
+    let session = lock.session.clone();
+    let near = observed.as_ref().map(near).unwrap_or_default();
+    let deploy = Deploy { compose, engine, session, events: events.clone(), project, args, image, near };
+    let outcome = tokio::select! {
+        biased;
+        outcome = async { deploy.recover(deploy.observe().await?, interrupt).await } => outcome,
+        why = deploy.session.ended() => Err(one(lock::lost(why))),
+    };
+    let engine = deploy.engine.clone();
+    drop(deploy);
+    lock.release(&engine).await;
+    let (_, anything) = outcome?;
+    events.emit(Event::Note(
+        if anything { "what an earlier run left has been put right" } else { "no earlier run has left anything" }
+            .to_owned(),
+    ));
+    Ok(())
+}
+
+/// Networks that end on the engine's host.
+fn near(observed: &Observation) -> Vec<(IpAddr, u8)> {
+    let bridges = observed.networks.values().filter(|network| network.driver == "bridge");
+    bridges.flat_map(|network| network.subnets.iter().copied()).collect()
 }
 
 /// What is known before the lock is taken.
@@ -156,7 +204,7 @@ async fn look_around(project_args: ProjectArgs, args: &UpArgs, events: &Events) 
     }
     images::refuse_missing(&project, &observed, &selected).map_err(one)?;
     let plan = not_refused(planned(&engine, &project, &observed, &request).await)?;
-    if plan.is_empty() && !observed.deploying && !left_by_earlier_run(&observed) {
+    if plan.is_empty() && !observed.deploying && !is_visible(&observed) {
         return Ok(None);
     }
     Ok(Some(Looked { compose, engine, project, observed, plan, knows_version: !work.is_empty() }))
@@ -179,7 +227,7 @@ async fn begin(looked: Looked, args: &UpArgs, events: &Events, interrupt: &Inter
         taken.give_back(&engine).await;
         return Err(failure);
     }
-    let settled = !observed.deploying && !left_by_earlier_run(&observed);
+    let settled = !observed.deploying && !is_visible(&observed);
     let nothing_first = settled && !plan.create_resources && plan.create_first.is_empty();
     let standin = plan.standin.filter(|_| nothing_first);
     Ok(Begun { compose, engine, project, image, taken, observed, standin })
@@ -195,17 +243,10 @@ async fn deploy_locked(
 ) -> Outcome<Proof> {
     let events = &deploy.events;
     let request = &request(&deploy.args.plan);
-    if waited || observed.deploying || left_by_earlier_run(&observed) {
+    if waited || observed.deploying || is_visible(&observed) {
         observed = deploy.observe().await?;
     }
-    if !observed.half_replaced.is_empty() {
-        deploy.mend_half_replaced(&observed, interrupt).await.map_err(one)?;
-        observed = deploy.observe().await?;
-    }
-    if observed.guard.is_some() || !observed.standin.is_empty() {
-        deploy.finish_earlier_run(&observed).await.map_err(one)?;
-        observed = deploy.observe().await?;
-    }
+    let (observed, _) = deploy.recover(observed, interrupt).await?;
     let mut plan = not_refused(planned(&deploy.engine, &deploy.project, &observed, request).await)?;
     callers::tell(&deploy.engine, &deploy.session, &mut plan, &observed).await;
     events.planned(&plan);
@@ -282,11 +323,6 @@ async fn observe(
 async fn observe_again(compose: &Compose, engine: &Engine, project: &Project, orphans: bool) -> Outcome<Observation> {
     let listing = engine.list().await.map_err(one)?;
     observe(compose, engine, project, listing, orphans).await
-}
-
-/// Whether an earlier run ended half-way: its stand-in, its guard or its half-replaced containers are still there.
-fn left_by_earlier_run(observed: &Observation) -> bool {
-    observed.guard.is_some() || !observed.standin.is_empty() || !observed.half_replaced.is_empty()
 }
 
 /// What Compose would still change; nothing, after a deploy that went well.

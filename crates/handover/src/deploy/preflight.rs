@@ -54,9 +54,14 @@ pub(crate) async fn check(
     if !refusals.is_empty() {
         return Err(Failure::refused(&refusals));
     }
+    Ok(host(observed, support))
+}
+
+/// What later stages need of what the kernel says.
+pub(crate) fn host(observed: &Observation, support: Support) -> Host {
     let mut bridges = observed.networks.values().filter_map(|network| network.bridge.as_ref());
     let userland_proxy = !bridges.any(|bridge| support.routing_loopback.contains(bridge));
-    Ok(Host { userland_proxy, input_dropped_by: support.input_dropped_by })
+    Host { userland_proxy, input_dropped_by: support.input_dropped_by }
 }
 
 async fn ask_host(

@@ -1,81 +1,156 @@
-//! Where an earlier run ended half-way: its stand-in serves, and the deploy is finished; or it does not, and it is removed.
+//! What an earlier run left is put right first: [`handover_core::recover`] says what, and this does it.
 
 use handover_core::observation::Observation;
 use handover_core::plan::standin::project_name;
 use handover_core::plan::{Renewal, Request, StandInPlan, plan};
+use handover_core::recover::{Recovery, Redirected, leftovers};
+use handover_host::protocol::{Counters, SessionOp, Support, Unloaded};
 
+use crate::deploy::Outcome;
 use crate::deploy::context::Deploy;
 use crate::deploy::drain::Drains;
+use crate::deploy::preflight::{self, Host};
 use crate::deploy::settle;
 use crate::deploy::standin::cutback::unfinished;
+use crate::deploy::standin::cutover::port_table;
 use crate::deploy::standin::guard::Guard;
 use crate::event::{Event, Proof, Step};
-use crate::failure::Result;
+use crate::failure::{Exit, Result};
+use crate::interrupt::Interrupt;
 
 impl Deploy {
-    /// Goes on where a run ended that is gone: where its stand-in serves, the real containers are settled and traffic goes
-    /// back to them; where it does not serve yet, it is removed.
-    pub(crate) async fn finish_earlier_run(&self, observed: &Observation) -> Result<()> {
-        let standin = self.standin_of_earlier_run(observed);
-        let found = Guard::find(&self.engine, observed).await?;
-        let guard = match found {
-            Some(guard) if !guard.counters().await?.is_empty() => guard,
-            idle => return self.remove_what_does_not_serve(&standin, idle, observed).await,
-        };
-        self.events
-            .emit(Event::Resumed("the stand-in of an earlier run serves; its deploy is finished first".to_owned()));
-        let finished = async {
-            let services: Vec<String> = standin.tiers.iter().flatten().cloned().collect();
-            let old = self.entry_containers(&standin, observed).await?;
-            let drains = Drains::listen(self, &old)?;
-            self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
-            self.stop_old(&standin, observed, &old).await?;
-            let renewals: Vec<Renewal> = plan(&self.project, observed, &Request::default())
-                .renew
-                .into_iter()
-                .filter(|renewal| services.contains(&renewal.service))
-                .collect();
-            let settling = settle::settle_services(&self.compose, &services, &renewals, &self.events);
-            self.events.step(Step::Settle, settling).await?;
-            let names: Vec<&str> = services.iter().map(String::as_str).collect();
-            self.gate_real(&names, observed, false).await?;
-            self.cut_back(guard, &standin, &[], None, &mut Proof::default()).await?;
-            settle::remove_renewed_volumes(&self.engine, &renewals).await;
-            Ok(())
-        };
-        finished.await.map_err(unfinished)
+    /// Puts right what an earlier run left; what is there afterwards, and whether anything had to be done. May be repeated.
+    pub(crate) async fn recover(
+        &self,
+        mut observed: Observation,
+        interrupt: &Interrupt,
+    ) -> Outcome<(Observation, bool)> {
+        let redirected = self.redirected().await.map_err(crate::deploy::one)?;
+        let left = leftovers(&self.project, &observed, redirected);
+        let anything = !left.is_empty();
+        for one in left {
+            let done = match one {
+                Recovery::HalfReplaced => self.mend_half_replaced(&observed, interrupt).await,
+                Recovery::Finish { members } => self.finish_earlier_run(&observed, members).await.map_err(unfinished),
+                Recovery::Remove => self.remove_what_does_not_serve(&observed, redirected).await,
+            };
+            done.map_err(crate::deploy::one)?;
+            observed = self.observe().await?;
+        }
+        Ok((observed, anything))
     }
 
-    /// Removes a stand-in that nothing is led to, and its guard, whether it runs or not.
-    async fn remove_what_does_not_serve(
-        &self,
-        standin: &StandInPlan,
-        guard: Option<Guard>,
-        observed: &Observation,
-    ) -> Result<()> {
-        let what = "an earlier run left a stand-in that does not serve; it is removed";
-        self.events.emit(Event::Resumed(what.to_owned()));
-        let entries = self.standin_entries(standin).await?;
-        let drains = Drains::listen(self, &entries)?;
-        self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, Drains::default())).await?;
-        match (guard, &observed.guard) {
-            (Some(guard), _) => guard.remove(&self.engine).await,
-            (None, Some(stopped)) => self.engine.remove_all(std::slice::from_ref(&stopped.id)).await,
-            (None, None) => Ok(()),
+    /// What the kernel redirects, whoever loaded it. A kernel that cannot be asked redirects nothing, and a table of that name that is
+    /// not ours is somebody else's.
+    async fn redirected(&self) -> Result<Redirected> {
+        let ports = SessionOp::Ports { project: self.project.name.clone() };
+        match self.session.ask::<_, Counters>(ports).await {
+            Ok(Counters { loaded, connections }) => Ok(Redirected { loaded, redirects: !connections.is_empty() }),
+            Err(failure) if failure.exit == Exit::Host => Ok(Redirected::default()),
+            Err(failure) => Err(failure),
         }
     }
 
-    /// What is known of a stand-in whose plan is gone: its services, entry services first.
-    fn standin_of_earlier_run(&self, observed: &Observation) -> StandInPlan {
-        let members: Vec<String> = observed
-            .standin
-            .iter()
-            .filter_map(|container| container.service.strip_prefix("standin-").map(str::to_owned))
+    /// The real containers are brought up to date, and traffic goes back to them.
+    async fn finish_earlier_run(&self, observed: &Observation, members: Vec<String>) -> Result<()> {
+        self.events
+            .emit(Event::Resumed("the stand-in of an earlier run serves; its deploy is finished first".to_owned()));
+        let standin = self.standin_of_earlier_run(&members, observed);
+        let guard = self.guard_of_earlier_run(&standin, observed).await?;
+        let old = self.entry_containers(&standin, observed).await?;
+        let drains = Drains::listen(self, &old)?;
+        self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
+        self.stop_old(&standin, observed, &old).await?;
+        let renewals: Vec<Renewal> = plan(&self.project, observed, &Request::default())
+            .renew
+            .into_iter()
+            .filter(|renewal| members.contains(&renewal.service))
             .collect();
+        let settling = settle::settle_services(&self.compose, &members, &renewals, &self.events);
+        self.events.step(Step::Settle, settling).await?;
+        let names: Vec<&str> = members.iter().map(String::as_str).collect();
+        self.gate_real(&names, observed, false).await?;
+        self.cut_back(guard, &standin, &[], None, &mut Proof::default()).await?;
+        settle::remove_renewed_volumes(&self.engine, &renewals).await;
+        Ok(())
+    }
+
+    /// The guard that holds the redirects to a stand-in that serves, with the addresses that the stand-in has now: they change when it
+    /// or the engine starts anew. Where there is no guard that answers, a new one takes over what the kernel goes on redirecting.
+    async fn guard_of_earlier_run(&self, standin: &StandInPlan, observed: &Observation) -> Result<Guard> {
+        let host = self.host(observed).await?;
+        let entries = self.standin_entries(standin).await?;
+        let containers: Vec<_> = entries.into_iter().map(|(_, container)| container).collect();
+        let table = port_table(&self.project.name, standin, &containers, observed, &host, &self.session).await?;
+        if let Some(guard) = Guard::find(&self.engine, &self.project.name, observed).await?
+            && guard.load(table.clone()).await.is_ok()
+        {
+            return Ok(guard);
+        }
+        if let Some(dead) = &observed.guard {
+            // Killed, it leaves its table where it is.
+            self.engine.remove_all(std::slice::from_ref(&dead.id)).await?;
+        }
+        Guard::start_with(&self.engine, &self.image, table).await
+    }
+
+    async fn host(&self, observed: &Observation) -> Result<Host> {
+        let support: Support =
+            self.session.ask(SessionOp::Support { sandbox: None, ports: false, peers: false }).await?;
+        Ok(preflight::host(observed, support))
+    }
+
+    /// Removes a stand-in that nothing is led to, its guard, whether it runs or not, and redirects that lead nowhere.
+    async fn remove_what_does_not_serve(&self, observed: &Observation, redirected: Redirected) -> Result<()> {
+        let what = if observed.standin.is_empty() && observed.guard.is_none() {
+            "an earlier run left rules for published ports that lead nowhere; they are taken out"
+        } else {
+            "an earlier run left a stand-in that does not serve; it is removed"
+        };
+        self.events.emit(Event::Resumed(what.to_owned()));
+        let guard = Guard::find(&self.engine, &self.project.name, observed).await?;
+        let guard = match guard {
+            Some(guard) if redirected.redirects && guard.release().await.is_err() => None,
+            guard => guard,
+        };
+        if guard.is_none() {
+            if let Some(dead) = &observed.guard {
+                self.engine.remove_all(std::slice::from_ref(&dead.id)).await?;
+            }
+            // Before the stand-in goes: nobody may be led to what is about to end.
+            if redirected.redirects {
+                self.unload_ports().await?;
+            }
+        }
+        let members: Vec<String> =
+            observed.standin.iter().filter_map(|one| one.service.strip_prefix("standin-")).map(str::to_owned).collect();
+        let standin = self.standin_of_earlier_run(&members, observed);
+        let entries = self.standin_entries(&standin).await?;
+        let drains = Drains::listen(self, &entries)?;
+        self.events.step(Step::CleanUp, self.retire_standin(&standin, &entries, drains, Drains::default())).await?;
+        match guard {
+            Some(guard) => guard.remove(&self.engine, &self.session).await,
+            None if redirected.loaded => self.unload_ports().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn unload_ports(&self) -> Result<()> {
+        let project = self.project.name.clone();
+        self.session.ask::<_, Unloaded>(SessionOp::UnloadPorts { project }).await.map(drop)
+    }
+
+    /// What is known of a stand-in whose plan is gone: its services, entry services first.
+    fn standin_of_earlier_run(&self, members: &[String], observed: &Observation) -> StandInPlan {
         let is_entry = |name: &String| self.project.services.get(name).is_some_and(|service| service.is_entry());
-        let (front, back): (Vec<String>, Vec<String>) = members.into_iter().partition(is_entry);
+        let (front, back): (Vec<String>, Vec<String>) = members.iter().cloned().partition(is_entry);
+        let runs = |name: &String| {
+            let name = handover_core::plan::standin::service_name(name);
+            observed.standin.iter().any(|container| container.running && container.service == name)
+        };
         let ports = front
             .iter()
+            .filter(|name| runs(name))
             .filter_map(|name| self.project.services.get(name))
             .flat_map(|service| service.fixed_ports().map(|port| (service.name.clone(), port.clone())))
             .collect();

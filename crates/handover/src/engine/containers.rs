@@ -18,7 +18,8 @@ use bollard::query_parameters::{
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use handover_core::gate::{Health, State};
-use handover_core::observation::{Endpoint, LABEL_PROJECT, LABEL_ROLE};
+use handover_core::identity::helper_name;
+use handover_core::observation::{Endpoint, LABEL_PROJECT, LABEL_ROLE, LABEL_STANDIN_FOR};
 
 use super::connect::Engine;
 use crate::failure::{Exit, Failure, Result, engine_status, engine_words};
@@ -61,7 +62,7 @@ impl Role {
     pub(crate) fn container_name(self, project: &str) -> String {
         match self {
             Self::Look => format!("handover-{project}-look-{:016x}", RandomState::new().build_hasher().finish()),
-            role => format!("handover-{project}-{}", role.word()),
+            role => helper_name(project, role.word()),
         }
     }
 }
@@ -174,8 +175,19 @@ impl Engine {
 
     /// Ids of the service containers of a Compose project, running or not, with their service.
     pub(crate) async fn containers_of_project(&self, project: &str) -> Result<Vec<(String, String)>> {
+        self.service_containers(vec![format!("com.docker.compose.project={project}")]).await
+    }
+
+    /// The same of a project's stand-in. Somebody's own project may have that name; its containers are not among them.
+    pub(crate) async fn containers_of_standin(&self, standin: &str) -> Result<Vec<(String, String)>> {
+        let of = standin.strip_suffix("-standin").unwrap_or(standin);
+        let labels = [format!("com.docker.compose.project={standin}"), format!("{LABEL_STANDIN_FOR}={of}")];
+        self.service_containers(labels.to_vec()).await
+    }
+
+    async fn service_containers(&self, labels: Vec<String>) -> Result<Vec<(String, String)>> {
         let _waiting = self.events.waiting();
-        let filters = [("label".to_owned(), vec![format!("com.docker.compose.project={project}")])].into();
+        let filters = [("label".to_owned(), labels)].into();
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
         let list = self.docker.list_containers(Some(options)).await?;
         Ok(list

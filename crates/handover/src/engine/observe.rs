@@ -7,13 +7,11 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
 };
 use futures_util::future::{join_all, try_join_all};
-use handover_core::compose::calls::temporary_name;
+use handover_core::compose::calls::is_half_replaced;
 use handover_core::compose::project::Project;
+use handover_core::identity::{Identity, Seen, identity};
 use handover_core::net::Protocol;
-use handover_core::observation::{
-    Binding, Container, ContainerMount, Endpoint, Image, LABEL_PROJECT, LABEL_ROLE, Network, Observation,
-};
-use handover_core::plan::standin;
+use handover_core::observation::{Binding, Container, ContainerMount, Endpoint, Image, Network, Observation};
 
 use super::connect::Engine;
 use super::containers::Role;
@@ -22,9 +20,18 @@ use crate::failure::{Result, engine_status};
 /// What the engine lists whatever the project is called.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    containers: Vec<(Container, HashMap<String, String>)>,
+    containers: Vec<Listed>,
     networks: BTreeMap<String, Network>,
     volumes: BTreeSet<String>,
+}
+
+/// A container, and what tells whose it is.
+#[derive(Debug)]
+struct Listed {
+    container: Container,
+    labels: HashMap<String, String>,
+    image: String,
+    command: String,
 }
 
 impl Engine {
@@ -49,25 +56,24 @@ impl Engine {
             volumes,
             ..Observation::default()
         };
-        let standin = standin::project_name(&project.name);
-        for (container, labels) in containers {
-            let ours = labels.get(LABEL_PROJECT).is_some_and(|name| *name == project.name);
-            let role = labels.get(LABEL_ROLE).map(String::as_str);
+        for Listed { container, labels, image, command } in containers {
             let service_container = labels.contains_key("com.docker.compose.config-hash")
                 && labels.get("com.docker.compose.oneoff").map(String::as_str) != Some("True");
-            if ours && role == Some(Role::Guard.word()) {
-                observed.guard = Some(container);
-            } else if ours && role == Some(Role::Keeper.word()) {
-                observed.keeper = Some(container);
-            } else if ours {
-                observed.deploying |= role == Some(Role::Session.word());
-            } else if container.project == standin && service_container {
-                observed.standin.push(container);
-            } else if container.project == project.name && service_container {
-                let half = temporary_name(&container.name).is_some();
-                if half { observed.half_replaced.push(container) } else { observed.containers.push(container) }
-            } else {
-                observed.foreign.push(container);
+            let seen = Seen { name: &container.name, image: &image, command: &command, labels: &labels };
+            match identity(&project.name, &seen) {
+                Identity::Helper(role) if role == Role::Guard.word() => observed.guard = Some(container),
+                Identity::Helper(role) if role == Role::Keeper.word() => observed.keeper = Some(container),
+                Identity::Helper(_) => observed.deploying = true,
+                Identity::StandIn => observed.standin.push(container),
+                Identity::InTheWay => {
+                    observed.in_the_way.push(container.clone());
+                    observed.foreign.push(container);
+                }
+                Identity::Other if container.project == project.name && service_container => {
+                    let half = is_half_replaced(project, &container);
+                    if half { observed.half_replaced.push(container) } else { observed.containers.push(container) }
+                }
+                Identity::Other => observed.foreign.push(container),
             }
         }
         observed.containers.sort_by(|a, b| (&a.service, a.number).cmp(&(&b.service, b.number)));
@@ -75,10 +81,16 @@ impl Engine {
         Ok(observed)
     }
 
-    async fn all_containers(&self) -> Result<Vec<(Container, HashMap<String, String>)>> {
+    async fn all_containers(&self) -> Result<Vec<Listed>> {
         let options = ListContainersOptions { all: true, ..Default::default() };
         let list = self.docker.list_containers(Some(options)).await?;
-        Ok(list.into_iter().map(|summary| (container(&summary), summary.labels.unwrap_or_default())).collect())
+        let listed = |summary: ContainerSummary| Listed {
+            container: container(&summary),
+            labels: summary.labels.unwrap_or_default(),
+            image: summary.image.unwrap_or_default(),
+            command: summary.command.unwrap_or_default(),
+        };
+        Ok(list.into_iter().map(listed).collect())
     }
 
     async fn image(&self, reference: &str) -> Result<Option<(String, Image)>> {

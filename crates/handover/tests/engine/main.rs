@@ -17,6 +17,7 @@ mod gitlab;
 mod http;
 mod inside;
 mod lacking;
+mod leftovers;
 mod lock;
 mod many;
 mod ports;

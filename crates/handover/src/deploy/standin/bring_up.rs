@@ -41,7 +41,7 @@ impl BringUp {
         let _ = self.may_start.send(());
         let up = self.compose.await.unwrap_or_else(|error| Err(error.to_string()));
         up.map_err(|words| Failure::new(Exit::DeployFailed, "the stand-in could not be brought up").because(words))?;
-        let containers = engine.containers_of_project(&self.project).await?;
+        let containers = engine.containers_of_standin(&self.project).await?;
         Ok(containers.into_iter().map(|(id, _)| id).collect())
     }
 
@@ -85,7 +85,7 @@ async fn hold_starts<T>(
 
 /// Log lines of the first stand-in container that ended with an error, for a bring-up that failed.
 pub(crate) async fn logs_of_failed(engine: &Engine, project: &str) -> Option<(String, Vec<String>)> {
-    for (id, _) in engine.containers_of_project(project).await.ok()? {
+    for (id, _) in engine.containers_of_standin(project).await.ok()? {
         let Some(found) = engine.inspect(&id).await.ok()? else {
             continue;
         };
@@ -102,7 +102,7 @@ pub(crate) async fn logs_of_failed(engine: &Engine, project: &str) -> Option<(St
 ///
 /// Not by `docker compose down`: that stops one after the other (**measured**: 3 s for the reference stack).
 pub(crate) async fn remove(engine: &Engine, project: &str, tiers: &[Vec<String>]) -> Result<()> {
-    let containers = engine.containers_of_project(project).await?;
+    let containers = engine.containers_of_standin(project).await?;
     for tier in tiers {
         let in_tier = |service: &str| tier.iter().any(|member| standin::service_name(member) == service);
         let ids: Vec<String> =

@@ -65,7 +65,7 @@ impl Deploy {
             .await?;
         let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, behind)).await?;
         proof.drained.add(&retired);
-        guard.remove(&self.engine).await
+        guard.remove(&self.engine, &self.session).await
     }
 
     /// Lets what is under way with a stand-in that nothing new reaches end, and removes it.

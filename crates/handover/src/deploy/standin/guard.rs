@@ -3,7 +3,7 @@
 use handover_core::gate::State;
 use handover_core::observation::Observation;
 use handover_core::redirect::ports::PortTable;
-use handover_host::protocol::{Counters, GuardOp, Loaded, Unloaded};
+use handover_host::protocol::{Counters, GuardOp, Loaded, SessionOp, Unloaded};
 
 use crate::engine::{Engine, Role};
 use crate::failure::{Exit, Failure, Result};
@@ -12,6 +12,7 @@ use crate::helper::Helper;
 /// The guard of a project: the container that holds its port rules, and our connection to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
+    project: String,
     id: String,
     helper: Helper,
 }
@@ -20,24 +21,32 @@ impl Guard {
     /// Starts the guard. Its table leads nothing yet, but from now on the kernel tracks connections of IPv6 too: it then knows
     /// at cutover which are under way, and leaves them where they are.
     pub(crate) async fn start(engine: &Engine, project: &str, image: &str) -> Result<Self> {
+        let leads = Vec::new();
+        let table = PortTable { project: project.to_owned(), leads, bridges: Vec::new(), userland_proxy: true };
+        Self::start_with(engine, image, table).await
+    }
+
+    /// Starts the guard with a table in place of what the kernel has of the project, in one transaction. A table that an earlier guard
+    /// has left behind goes on leading without a gap.
+    pub(crate) async fn start_with(engine: &Engine, image: &str, table: PortTable) -> Result<Self> {
+        let project = &table.project;
         let id = engine.create_ours(Role::Guard, project, image, "").await?.ok_or_else(|| {
             Failure::new(Exit::Host, format!("the container name {} is taken", Role::Guard.container_name(project)))
         })?;
         let attached = engine.start_ours(&id).await?;
-        let guard = Self { id, helper: Helper::new("guard", attached) };
-        let table =
-            PortTable { project: project.to_owned(), leads: Vec::new(), bridges: Vec::new(), userland_proxy: true };
+        let guard = Self { project: project.clone(), id, helper: Helper::new("guard", attached) };
         match guard.load(table).await {
             Ok(_) => Ok(guard),
             Err(failure) => {
-                let _ = guard.remove(engine).await;
+                // By force: what the kernel had before goes on.
+                let _ = engine.remove_all(std::slice::from_ref(&guard.id)).await;
                 Err(failure)
             }
         }
     }
 
     /// Connects to a guard that an earlier run left; `None` if it does not run.
-    pub(crate) async fn find(engine: &Engine, observed: &Observation) -> Result<Option<Self>> {
+    pub(crate) async fn find(engine: &Engine, project: &str, observed: &Observation) -> Result<Option<Self>> {
         let Some(container) = &observed.guard else {
             return Ok(None);
         };
@@ -45,7 +54,7 @@ impl Guard {
             return Ok(None);
         }
         let attached = engine.attach(&container.id).await?;
-        Ok(Some(Self { id: container.id.clone(), helper: Helper::new("guard", attached) }))
+        Ok(Some(Self { project: project.to_owned(), id: container.id.clone(), helper: Helper::new("guard", attached) }))
     }
 
     /// Cutover: leads all ports at one instant.
@@ -64,11 +73,16 @@ impl Guard {
         Ok(counters.connections)
     }
 
-    /// Deletes the table, ends the guard and removes its container. May be repeated.
-    pub(crate) async fn remove(self, engine: &Engine) -> Result<()> {
-        let _: Result<Unloaded> = self.helper.ask(GuardOp::Unload).await;
+    /// Deletes the table, ends the guard and removes its container. May be repeated. A guard that does not answer any more has left
+    /// the table in the kernel: then the session deletes it.
+    pub(crate) async fn remove(self, engine: &Engine, session: &Helper) -> Result<()> {
+        let unloaded: Result<Unloaded> = self.helper.ask(GuardOp::Unload).await;
         // Stopping runs the guard's own removal of the table, should the request not have reached it.
         engine.stop(std::slice::from_ref(&self.id)).await?;
-        engine.remove_all(&[self.id]).await
+        engine.remove_all(&[self.id]).await?;
+        if unloaded.is_err() {
+            let _: Unloaded = session.ask(SessionOp::UnloadPorts { project: self.project }).await?;
+        }
+        Ok(())
     }
 }

@@ -293,7 +293,7 @@ impl<'a> HandOver<'a> {
         let Deploy { engine, events, .. } = self.deploy;
         let back = async {
             if let Some(guard) = guard {
-                guard.remove(engine).await?;
+                guard.remove(engine, &self.deploy.session).await?;
             }
             bring_up::remove(engine, &self.standin.project, &self.standin.tiers).await
         };
