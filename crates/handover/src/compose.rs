@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
+use handover_core::compose::dry_run;
+use handover_core::compose::service_names::{Asked, ServiceNames};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
@@ -13,6 +16,9 @@ use crate::failure::{Exit, Failure, Result};
 
 /// Oldest Compose whose JSON, flags and calls are known to fit.
 const OLDEST: (u32, u32) = (2, 26);
+
+/// Longest time for a dry run, which takes some 50 ms. One that waits for a container that is not there does not end by itself.
+const DRY_RUN: Duration = Duration::from_secs(60);
 
 /// How Compose is called for one project.
 #[derive(Clone, Debug)]
@@ -88,63 +94,112 @@ impl Compose {
         let mut command = self.project();
         command.args(["--profile", "*", "config", "--services"]);
         let output = command.output().await.map_err(|error| docker_missing(&error))?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        let names = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
+        if output.status.success() && !names.is_empty() {
+            return Ok(names);
+        }
+        let why = Some(last_words(&output.stderr)).filter(|words| !words.is_empty());
+        Err(Failure::new(Exit::Project, "Compose does not say which services there are")
+            .because(why.unwrap_or_else(|| format!("it ended with {} and no names", output.status)))
+            .hint("`docker compose --profile '*' config --services` shows the same"))
     }
 
     /// Pulls the images of services.
-    pub(crate) async fn pull(&self, policy: Option<&str>, services: &[String], events: &Events) -> Result<()> {
+    pub(crate) async fn pull(&self, policy: Option<&str>, services: &ServiceNames, events: &Events) -> Result<()> {
         let mut command = self.project();
         command.arg("pull");
         if let Some(policy) = policy {
             command.args(["--policy", policy]);
         }
-        command.args(services);
+        command.args(services.as_slice());
         self.run(command, "pull", events).await.map_err(|words| {
-            Failure::new(Exit::Image, format!("the pull of {} failed", services.join(", ")))
+            Failure::new(Exit::Image, format!("the pull of {} failed", services.as_slice().join(", ")))
                 .because(words)
                 .hint("nothing was changed; `docker compose pull` shows the same")
         })
     }
 
     /// Builds the images of services.
-    pub(crate) async fn build(&self, services: &[String], events: &Events) -> Result<()> {
+    pub(crate) async fn build(&self, services: &ServiceNames, events: &Events) -> Result<()> {
         let mut command = self.project();
-        command.arg("build").args(services);
+        command.arg("build").args(services.as_slice());
         self.run(command, "build", events).await.map_err(|words| {
-            Failure::new(Exit::Image, format!("the build of {} failed", services.join(", ")))
+            Failure::new(Exit::Image, format!("the build of {} failed", services.as_slice().join(", ")))
                 .because(words)
                 .hint("nothing was changed; `docker compose build` shows the same")
         })
     }
 
     /// Makes what is missing of networks, volumes and containers, and neither starts nor recreates anything.
-    pub(crate) async fn create_missing(&self, services: &[String], events: &Events) -> Result<()> {
+    pub(crate) async fn create_missing(&self, services: &ServiceNames, events: &Events) -> Result<()> {
         let mut command = self.project();
-        command.args(["create", "--no-recreate", "--pull", "never", "--no-build"]).args(services);
+        command.args(["create", "--no-recreate", "--pull", "never", "--no-build"]).args(services.as_slice());
         self.run(command, "create", events).await.map_err(|words| {
             Failure::new(Exit::DeployFailed, "Compose could not create what the stand-in needs").because(words)
         })
     }
 
-    /// `docker compose up -d`, with more flags. Pulls and builds nothing. May be repeated.
+    /// `docker compose up -d` as the user has asked for it, with more flags. Pulls and builds nothing. May be repeated.
     pub(crate) async fn up(
         &self,
         flags: &[&str],
-        services: &[String],
+        services: &Asked,
         events: &Events,
     ) -> std::result::Result<(), String> {
         let mut command = self.project();
-        command.args(["up", "-d", "--pull", "never", "--no-build"]).args(flags).args(services);
+        command.args(["up", "-d", "--pull", "never", "--no-build"]).args(flags).args(services.as_slice());
         self.run(command, "up", events).await
     }
 
-    /// Names of the containers that `docker compose up -d` would recreate; changes nothing.
-    pub(crate) async fn would_recreate(&self, services: &[String], events: &Events) -> Result<Vec<String>> {
+    /// The same for services that a plan names.
+    pub(crate) async fn up_services(
+        &self,
+        flags: &[&str],
+        services: &ServiceNames,
+        events: &Events,
+    ) -> std::result::Result<(), String> {
+        self.up(flags, &Asked::Named(services.clone()), events).await
+    }
+
+    /// Names of the containers that `docker compose up -d` would recreate; changes nothing. Of the `expected` containers, which run
+    /// and are asked about, Compose has to say something: a dry run that fails, or that is not understood, is a failure.
+    pub(crate) async fn would_recreate(
+        &self,
+        services: &Asked,
+        expected: impl Fn(&str) -> bool,
+        events: &Events,
+    ) -> Result<Vec<String>> {
         let _waiting = events.waiting();
         let mut command = self.project();
-        command.args(["up", "-d", "--dry-run", "--pull", "never", "--no-build"]).args(services);
-        let output = command.output().await.map_err(|error| docker_missing(&error))?;
-        Ok(String::from_utf8_lossy(&output.stderr).lines().filter_map(recreated).collect())
+        command.args(["up", "-d", "--dry-run", "--pull", "never", "--no-build"]).args(services.as_slice());
+        let silent = |why: String| {
+            Failure::new(Exit::Engine, "Compose does not say what it would recreate")
+                .because(why)
+                .hint("`docker compose up -d --dry-run` shows the same; nothing of the old version was stopped")
+        };
+        let output = match tokio::time::timeout(DRY_RUN, command.output()).await {
+            Ok(output) => output.map_err(|error| docker_missing(&error))?,
+            Err(_) => return Err(silent(format!("its dry run has not ended after {} s", DRY_RUN.as_secs()))),
+        };
+        let words = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() && dry_run::gave_up_on_files(&words) {
+            events.emit(Event::Note(
+                "Compose's dry run ends where it would copy files (configs, secrets) into a container that it has only pretended to \
+                 make: what it would recreate after that is not known"
+                    .to_owned(),
+            ));
+        } else if !output.status.success() && !dry_run::is_through_with_recreating(&words) {
+            let why = Some(last_words(&output.stderr)).filter(|words| !words.is_empty());
+            return Err(silent(why.unwrap_or_else(|| format!("its dry run ended with {}", output.status))));
+        }
+        if let Some(recreated) = dry_run::recreated(&words, expected) {
+            return Ok(recreated);
+        }
+        let version = self.version().await?;
+        let said = last_words(&output.stderr);
+        Err(Failure::new(Exit::Engine, format!("the words of Compose {version} were not understood"))
+            .because(if said.is_empty() { "its dry run said nothing".to_owned() } else { format!("its dry run said:\n{said}") })
+            .hint("deploy with a version of Compose that handover knows (2.26 to 2.40); nothing of the old version was stopped"))
     }
 
     /// Brings up a project that is not in any file. Pulls and builds nothing. May be repeated.
@@ -213,13 +268,6 @@ impl Compose {
         }
         command
     }
-}
-
-/// The container of a line such as `DRY-RUN MODE -  Container shop-web-1  Recreate`.
-fn recreated(line: &str) -> Option<String> {
-    let mut words = line.split_whitespace().skip_while(|word| *word != "Container").skip(1);
-    let (name, what) = (words.next()?, words.next()?);
-    (what == "Recreate").then(|| name.to_owned())
 }
 
 /// Runs Compose, turns each line that it prints into an event, and returns its last words if it fails.
@@ -303,13 +351,6 @@ fn docker_missing(error: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_dry_run_tells_what_would_be_recreated() {
-        assert_eq!(recreated(" DRY-RUN MODE -  Container shop-web-1  Recreate").as_deref(), Some("shop-web-1"));
-        assert_eq!(recreated(" DRY-RUN MODE -  Container shop-web-1  Recreated"), None);
-        assert_eq!(recreated(" DRY-RUN MODE -  Container shop-db-1  Running"), None);
-    }
 
     #[test]
     fn of_many_lines_those_with_the_error_are_told() {

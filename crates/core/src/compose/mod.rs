@@ -2,6 +2,8 @@
 
 pub mod calls;
 pub mod config_hash;
+pub mod dry_run;
 pub mod json;
 pub mod project;
+pub mod service_names;
 pub mod update_config;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use handover_core::compose::project::Project;
+use handover_core::compose::service_names::ServiceNames;
 use handover_core::observation::Observation;
 use handover_core::plan::images::{ImageWork, PullRule, image_work};
 
@@ -26,21 +27,25 @@ pub(crate) fn work(project: &Project, observed: &Observation, selected: &BTreeSe
 pub(crate) async fn make_available(compose: &Compose, work: &ImageWork, events: &Events) -> Result<()> {
     events
         .step(Step::Images, async {
-            if !work.pull_always.is_empty() {
-                compose.pull(Some(Pull::Always.word()), &work.pull_always, events).await?;
+            if let Some(services) = names(&work.pull_always) {
+                compose.pull(Some(Pull::Always.word()), &services, events).await?;
             }
-            if !work.pull_missing.is_empty() {
-                compose.pull(Some(Pull::Missing.word()), &work.pull_missing, events).await?;
+            if let Some(services) = names(&work.pull_missing) {
+                compose.pull(Some(Pull::Missing.word()), &services, events).await?;
             }
-            if !work.pull_by_policy.is_empty() {
-                compose.pull(None, &work.pull_by_policy, events).await?;
+            if let Some(services) = names(&work.pull_by_policy) {
+                compose.pull(None, &services, events).await?;
             }
-            if !work.build.is_empty() {
-                compose.build(&work.build, events).await?;
+            if let Some(services) = names(&work.build) {
+                compose.build(&services, events).await?;
             }
             Ok(())
         })
         .await
+}
+
+fn names(services: &[String]) -> Option<ServiceNames> {
+    ServiceNames::new(services.iter().cloned())
 }
 
 /// Refuses services whose image is still not here: Compose is told not to pull once containers move.

@@ -1,5 +1,6 @@
 //! What an earlier run left is put right first: [`handover_core::recover`] says what, and this does it.
 
+use handover_core::compose::service_names::ServiceNames;
 use handover_core::observation::Observation;
 use handover_core::plan::standin::project_name;
 use handover_core::plan::{Renewal, Request, StandInPlan, plan};
@@ -66,8 +67,10 @@ impl Deploy {
             .into_iter()
             .filter(|renewal| members.contains(&renewal.service))
             .collect();
-        let settling = settle::settle_services(&self.compose, &members, &renewals, &self.events);
-        self.events.step(Step::Settle, settling).await?;
+        if let Some(members) = ServiceNames::new(members.iter().cloned()) {
+            let settling = settle::settle_services(&self.compose, &members, &renewals, &self.events);
+            self.events.step(Step::Settle, settling).await?;
+        }
         let names: Vec<&str> = members.iter().map(String::as_str).collect();
         self.gate_real(&names, observed, false).await?;
         self.cut_back(guard, &standin, &[], None, &mut Proof::default()).await?;

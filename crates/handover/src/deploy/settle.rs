@@ -1,6 +1,7 @@
 //! Settle: Compose recreates the real containers from the original files, its own way, while nobody is looking.
 
 use futures_util::StreamExt;
+use handover_core::compose::service_names::{Asked, ServiceNames};
 use handover_core::observation::Observation;
 use handover_core::plan::{Plan, Renewal, StandInPlan};
 
@@ -22,11 +23,12 @@ pub(crate) async fn create_first(compose: &Compose, plan: &Plan, standin: &Stand
     events
         .step(Step::CreateFirst, async {
             if plan.create_resources {
-                let members: Vec<String> = standin.tiers.iter().flatten().cloned().collect();
-                compose.create_missing(&members, events).await?;
+                if let Some(members) = ServiceNames::new(standin.tiers.iter().flatten().cloned()) {
+                    compose.create_missing(&members, events).await?;
+                }
             }
-            if !plan.create_first.is_empty() {
-                compose.up(&["--no-recreate"], &plan.create_first, events).await.map_err(failed)?;
+            if let Some(first) = ServiceNames::new(plan.create_first.iter().cloned()) {
+                compose.up_services(&["--no-recreate"], &first, events).await.map_err(failed)?;
             }
             Ok(())
         })
@@ -112,26 +114,28 @@ pub(crate) async fn recreate(compose: &Compose, plan: &Plan, args: &UpArgs, even
     if args.plan.force_recreate {
         flags.push("--force-recreate");
     }
-    compose.up(&flags, &args.plan.services, events).await.map_err(failed)
+    compose.up(&flags, &Asked::by_user(&args.plan.services), events).await.map_err(failed)
 }
 
 /// `docker compose up -d` for some services alone, after renewing what of them carries only code. May be repeated.
 pub(crate) async fn settle_services(
     compose: &Compose,
-    services: &[String],
+    services: &ServiceNames,
     renewals: &[Renewal],
     events: &Events,
 ) -> Result<()> {
     renew(compose, renewals, events).await?;
-    compose.up(&["--no-deps"], services, events).await.map_err(failed)
+    compose.up_services(&["--no-deps"], services, events).await.map_err(failed)
 }
 
 async fn renew(compose: &Compose, renewals: &[Renewal], events: &Events) -> Result<()> {
-    let services: Vec<String> = renewals.iter().map(|renewal| renewal.service.clone()).collect();
-    if services.is_empty() {
-        return Ok(());
+    match ServiceNames::new(renewals.iter().map(|renewal| renewal.service.clone())) {
+        Some(services) => {
+            let flags = ["--no-deps", "--renew-anon-volumes"];
+            compose.up_services(&flags, &services, events).await.map_err(failed)
+        }
+        None => Ok(()),
     }
-    compose.up(&["--no-deps", "--renew-anon-volumes"], &services, events).await.map_err(failed)
 }
 
 /// Removes the anonymous volumes that this deploy has orphaned, unless something mounts them. A volume that stays is no

@@ -10,6 +10,7 @@ mod code;
 mod crash;
 mod evidence;
 mod faults_session;
+mod faults_compose;
 mod faults_ungated;
 mod first;
 mod gates;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use handover_core::compose::service_names::Asked;
 use handover_core::observation::Observation;
 use handover_core::plan::{InsidePlan, Plan, StandInPlan};
 use handover_core::redirect::ports::PortLead;
@@ -278,7 +279,12 @@ impl<'a> HandOver<'a> {
         if args.plan.force_recreate {
             return Ok(());
         }
-        let recreated = compose.would_recreate(&args.plan.services, events).await?;
+        let asked = Asked::by_user(&args.plan.services);
+        let observed = self.observed;
+        let expected = |name: &str| {
+            observed.containers.iter().any(|one| one.running && one.name == name && asked.contains(&one.service))
+        };
+        let recreated = compose.would_recreate(&asked, expected, events).await?;
         let not_named = self.plan.not_named(&recreated, self.observed);
         if not_named.is_empty() {
             return Ok(());
