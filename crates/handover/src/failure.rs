@@ -43,6 +43,16 @@ pub(crate) struct Failure {
     pub(crate) logs: Option<(String, Vec<String>)>,
 }
 
+/// What happened, with the reason, for the middle of a sentence.
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Some(why) => write!(formatter, "{} ({why})", self.what),
+            None => formatter.write_str(&self.what),
+        }
+    }
+}
+
 /// Result of everything that can fail.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 

@@ -30,7 +30,10 @@ pub fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            render::print_failures(&[Failure::new(failure::Exit::Engine, "the program cannot start").because(error)]);
+            render::print_failures(
+                Output::Plain,
+                &[Failure::new(failure::Exit::Engine, "the program cannot start").because(error)],
+            );
             return ExitCode::from(failure::Exit::Engine as u8);
         }
     };
@@ -71,22 +74,27 @@ async fn told(output: Output, work: impl AsyncFnOnce(&Events, &Interrupt) -> Res
     drop(events);
     // The renderer ends with the stream; what it has not printed yet comes before any error.
     let _ = renderer.await;
-    exit(outcome)
+    exit(output, outcome)
 }
 
 async fn plan(project: ProjectArgs, args: ShowPlanArgs) -> ExitCode {
     let (events, _stream) = Events::new();
-    exit(deploy::show_plan(project, &args.plan, &events).await.and_then(|plan| {
-        render::print_plan(args.output, &plan);
-        if plan.refusals.is_empty() { Ok(()) } else { Err(Failure::refused(&plan.refusals)) }
-    }))
+    match deploy::show_plan(project, &args.plan, &events).await {
+        Ok(plan) => {
+            render::print_plan(args.output, &plan);
+            // The plan's line has its refusals.
+            let refused = if plan.refusals.is_empty() { Ok(()) } else { Err(Failure::refused(&plan.refusals)) };
+            exit(Output::Plain, refused)
+        }
+        Err(failures) => exit(args.output, Err(failures)),
+    }
 }
 
-fn exit(outcome: Result<(), Vec<Failure>>) -> ExitCode {
+fn exit(output: Output, outcome: Result<(), Vec<Failure>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failures) => {
-            render::print_failures(&failures);
+            render::print_failures(output, &failures);
             ExitCode::from(failures.first().map_or(1, |failure| failure.exit as u8))
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::foreign::harmless;
 use crate::failure::Failure;
 
 /// Prints failures, the most telling parts first.
@@ -9,7 +10,7 @@ pub(crate) fn print(failures: &[Failure]) {
     let mut output = std::io::stderr().lock();
     for line in failures.iter().flat_map(lines) {
         // Nobody may be there to read it; the exit code tells nevertheless.
-        let _ = writeln!(output, "{line}");
+        let _ = writeln!(output, "{}", harmless(&line));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::foreign::harmless;
 use super::plain;
 use crate::event::{Event, Step};
 
@@ -110,7 +111,7 @@ impl Folded {
             }
             // Folded away, Compose's own words cost nobody anything.
             Event::Compose { line, .. } if self.part.is_some() => {
-                self.fold(at, vec![plain::stamped(at, &format!("  {line}"))])
+                self.fold(at, vec![plain::stamped(at, &harmless(&format!("  {line}")))])
             }
             Event::Ready { .. }
             | Event::Switched { .. }

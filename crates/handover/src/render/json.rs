@@ -7,6 +7,7 @@ use handover_core::plan::{Plan, RefusalKind};
 use serde_json::{Value, json};
 
 use crate::event::Event;
+use crate::failure::Failure;
 
 /// A plan: what happens to each service and why, and all operations, first to last.
 pub(crate) fn plan(plan: &Plan) -> Value {
@@ -71,6 +72,22 @@ fn operation(number: usize, operation: &Operation) -> Value {
     value
 }
 
+/// The last line of a run that failed.
+pub(crate) fn failed(failures: &[Failure]) -> Value {
+    let problem = |failure: &Failure| {
+        let mut problem = json!({"what": failure.what, "why": failure.why, "hint": failure.hint});
+        if let Some((container, lines)) = &failure.logs {
+            problem["logs"] = json!({"container": container, "lines": lines});
+        }
+        problem
+    };
+    json!({
+        "event": "failed",
+        "exit": failures.first().map_or(1, |failure| failure.exit as u8),
+        "problems": failures.iter().map(problem).collect::<Vec<_>>(),
+    })
+}
+
 /// The line of one event.
 pub(crate) fn line(at: Duration, event: &Event) -> Value {
     let mut line = match event {
@@ -112,4 +129,24 @@ pub(crate) fn line(at: Duration, event: &Event) -> Value {
     };
     line["at_s"] = json!(at.as_secs_f64());
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn a_failure_is_an_event_with_its_exit_code_and_all_its_problems() {
+        let with_log =
+            Failure { logs: Some(("web-1".to_owned(), vec!["out".to_owned()])), ..Failure::new(Exit::Host, "b") };
+        let failures = [Failure::new(Exit::Consent, "a").because("b").hint("c"), with_log];
+        assert_eq!(
+            failed(&failures),
+            json!({"event": "failed", "exit": 6, "problems": [
+                {"what": "a", "why": "b", "hint": "c"},
+                {"what": "b", "why": null, "hint": null, "logs": {"container": "web-1", "lines": ["out"]}},
+            ]})
+        );
+    }
 }

@@ -1,11 +1,12 @@
 //! Renderers: they listen to the events of a deploy and print. They decide nothing.
 
 mod failure;
+mod foreign;
 mod gitlab;
 mod json;
 mod plain;
+mod printer;
 
-use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use handover_core::plan::Plan;
@@ -13,8 +14,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::cli::Output;
 use crate::event::Event;
+use crate::failure::Failure;
+use printer::Printer;
 
-pub(crate) use failure::print as print_failures;
+pub(crate) use printer::print_lines;
 
 /// Prints events until the stream ends.
 pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Duration, Event)>) {
@@ -22,16 +25,18 @@ pub(crate) async fn render(output: Output, mut events: UnboundedReceiver<(Durati
     let in_a_gitlab_job = std::env::var("GITLAB_CI").is_ok_and(|value| value == "true");
     let mut folded = (output == Output::Plain && in_a_gitlab_job)
         .then(|| gitlab::Folded::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()));
+    let printer = Printer::start(print_lines);
     while let Some((at, event)) = events.recv().await {
-        match (output, &mut folded) {
-            (Output::Plain, Some(folded)) => print_lines(&folded.lines(at, &event)),
-            (Output::Plain, None) => print_lines(&plain::lines(at, &event)),
-            (Output::Json, _) => print_lines(&[json::line(at, &event).to_string()]),
-        }
+        printer.print(match (output, &mut folded) {
+            (Output::Plain, Some(folded)) => folded.lines(at, &event),
+            (Output::Plain, None) => plain::lines(at, &event),
+            (Output::Json, _) => vec![json::line(at, &event).to_string()],
+        });
     }
     if let Some(folded) = &mut folded {
-        print_lines(&folded.end(began.elapsed()));
+        printer.print(folded.end(began.elapsed()));
     }
+    printer.finish().await;
 }
 
 /// Prints a plan that nobody carries out.
@@ -42,13 +47,12 @@ pub(crate) fn print_plan(output: Output, plan: &Plan) {
     }
 }
 
-/// Prints lines to standard output. That nobody reads them any more (`| head`) must not end a deploy.
-pub(crate) fn print_lines(lines: &[String]) {
-    let mut output = std::io::stdout().lock();
-    for line in lines {
-        let _ = writeln!(output, "{line}");
+/// Prints failures: for people on standard error, and for programs as the last line of standard output as well.
+pub(crate) fn print_failures(output: Output, failures: &[Failure]) {
+    if output == Output::Json {
+        printer::print_last(json::failed(failures).to_string());
     }
-    let _ = output.flush();
+    failure::print(failures);
 }
 
 #[cfg(test)]

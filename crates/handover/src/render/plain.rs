@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use handover_core::plan::Plan;
 
+use super::foreign::harmless;
 use crate::event::{DrainSummary, Event, Proof, Step};
 
 /// The lines of one event, which came `at` after the start.
 pub(crate) fn lines(at: Duration, event: &Event) -> Vec<String> {
+    raw_lines(at, event).iter().map(|line| harmless(line)).collect()
+}
+
+fn raw_lines(at: Duration, event: &Event) -> Vec<String> {
     let stamped = |text: &str| vec![stamped(at, text)];
     match event {
         Event::Planned(planned) => plan(planned),

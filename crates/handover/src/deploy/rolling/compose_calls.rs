@@ -157,8 +157,7 @@ impl<'a> Roll<'a> {
             }
             Ended::Noticed { call, outcome } => {
                 if let Err(failure) = outcome {
-                    let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
-                    self.deploy.events.emit(Event::Note(format!("{}{why}", failure.what)));
+                    self.deploy.events.emit(Event::Note(failure.to_string()));
                 }
                 if let Some(call) = call {
                     self.tell(Input::Ended { call, outcome: Ok(()) }, under_way);

@@ -163,8 +163,7 @@ impl Hands<'_> {
             self.switch.lead(known, old).await?;
         }
         if let Err(failure) = self.routers.serves(&old.service, old).await {
-            let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
-            events.emit(Event::Note(format!("{}{why}", failure.what)));
+            events.emit(Event::Note(failure.to_string()));
         }
         let Some(found) = engine.inspect(new).await? else { return Ok(()) };
         if found.state == State::Running {

@@ -165,11 +165,8 @@ impl Deploy {
                 if router.names(&containers).await? { Ok(()) } else { router.tell(&containers).await }
             };
             if let Err(failure) = telling.await {
-                let why = failure.why.map(|why| format!(" ({why})")).unwrap_or_default();
-                self.events.emit(Event::Note(format!(
-                    "{} serves as its own configuration says: {}{why}",
-                    router.router, failure.what
-                )));
+                self.events
+                    .emit(Event::Note(format!("{} serves as its own configuration says: {failure}", router.router)));
             }
         }
     }
