@@ -22,10 +22,10 @@ pub(crate) async fn create_first(compose: &Compose, plan: &Plan, standin: &Stand
     }
     events
         .step(Step::CreateFirst, async {
-            if plan.create_resources {
-                if let Some(members) = ServiceNames::new(standin.tiers.iter().flatten().cloned()) {
-                    compose.create_missing(&members, events).await?;
-                }
+            if plan.create_resources
+                && let Some(members) = ServiceNames::new(standin.tiers.iter().flatten().cloned())
+            {
+                compose.create_missing(&members, events).await?;
             }
             if let Some(first) = ServiceNames::new(plan.create_first.iter().cloned()) {
                 compose.up_services(&["--no-recreate"], &first, events).await.map_err(failed)?;
