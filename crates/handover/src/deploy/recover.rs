@@ -57,7 +57,10 @@ impl Deploy {
         self.events
             .emit(Event::Resumed("the stand-in of an earlier run serves; its deploy is finished first".to_owned()));
         let standin = self.standin_of_earlier_run(&members, observed);
-        let guard = self.guard_of_earlier_run(&standin, observed).await?;
+        let Some(guard) = self.guard_of_earlier_run(&standin, observed).await? else {
+            let redirected = Redirected { loaded: true, redirects: true };
+            return self.remove_what_does_not_serve(observed, redirected).await;
+        };
         let old = self.entry_containers(&standin, observed).await?;
         let drains = Drains::listen(self, &old)?;
         self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
@@ -79,22 +82,26 @@ impl Deploy {
     }
 
     /// The guard that holds the redirects to a stand-in that serves, with the addresses that the stand-in has now: they change when it
-    /// or the engine starts anew. Where there is no guard that answers, a new one takes over what the kernel goes on redirecting.
-    async fn guard_of_earlier_run(&self, standin: &StandInPlan, observed: &Observation) -> Result<Guard> {
+    /// or the engine starts anew. Where there is no guard that answers, a new one takes over what the kernel goes on redirecting; `None`
+    /// where nobody can say any more what that is.
+    async fn guard_of_earlier_run(&self, standin: &StandInPlan, observed: &Observation) -> Result<Option<Guard>> {
         let host = self.host(observed).await?;
         let entries = self.standin_entries(standin).await?;
         let containers: Vec<_> = entries.into_iter().map(|(_, container)| container).collect();
-        let table = port_table(&self.project.name, standin, &containers, observed, &host, &self.session).await?;
-        if let Some(guard) = Guard::find(&self.engine, &self.project.name, observed).await?
-            && guard.load(table.clone()).await.is_ok()
-        {
-            return Ok(guard);
-        }
+        let table = port_table(&self.project.name, standin, &containers, observed, &host, &self.session).await;
+        let guard = Guard::find(&self.engine, &self.project.name, observed).await?;
+        let table = match (table, guard) {
+            (Ok(table), Some(guard)) if guard.load(table.clone()).await.is_ok() => return Ok(Some(guard)),
+            (Ok(table), _) => table,
+            // The file publishes other ports by now: what leads leads on, until the real containers have them.
+            (Err(_), Some(guard)) if guard.counters().await.is_ok() => return Ok(Some(guard)),
+            (Err(_), _) => return Ok(None),
+        };
         if let Some(dead) = &observed.guard {
             // Killed, it leaves its table where it is.
             self.engine.remove_all(std::slice::from_ref(&dead.id)).await?;
         }
-        Guard::start_with(&self.engine, &self.image, table).await
+        Guard::start_with(&self.engine, &self.image, table).await.map(Some)
     }
 
     async fn host(&self, observed: &Observation) -> Result<Host> {

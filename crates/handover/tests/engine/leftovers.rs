@@ -109,6 +109,35 @@ fn a_service_that_was_renamed_meanwhile_does_not_stop_every_later_run() {
     stack.assert_done();
 }
 
+/// The stand-in publishes the port of before, and the file another one by now; with the guard and without it.
+#[track_caller]
+fn with_another_port_inside(name: &str, meanwhile: impl FnOnce(&Stack)) {
+    let mut stack = Stack::web(name);
+    stack.set("VERSION", "v2");
+    let mut up = stack.spawn_up(&[]);
+    up.wait_step("settle");
+    up.signal("KILL");
+    drop(up);
+    meanwhile(&stack);
+    let moved = WEB.replace("environment:\n", "environment:\n      LAB_HTTP: 0.0.0.0:81\n").replace(":80\"", ":81\"");
+    stack.compose_file(&moved);
+    stack.up(&[]).expect_success();
+    stack.wait_http(stack.port);
+    stack.assert_done();
+}
+
+#[test]
+fn a_port_inside_that_was_changed_meanwhile_does_not_stop_every_later_run() {
+    with_another_port_inside("left-port", |_| ());
+}
+
+#[test]
+fn nor_does_it_where_the_guard_is_gone_as_well() {
+    with_another_port_inside("left-port-rm", |stack| {
+        docker(&["rm", "--force", &format!("handover-{}-guard", stack.name)]);
+    });
+}
+
 #[test]
 fn a_project_that_is_called_like_the_stand_in_is_never_touched() {
     let mut stack = Stack::web("left-named");
