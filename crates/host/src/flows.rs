@@ -1,8 +1,7 @@
 //! Forgetting UDP flows: connection tracking would lead a client to a container that is gone for as long as it goes on
 //! sending.
 
-use std::net::IpAddr;
-
+use handover_core::redirect::peers::AddressLead;
 use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
 use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Netfilter};
@@ -24,20 +23,23 @@ pub(crate) async fn forget(flows: Vec<UdpFlows>) -> Result<Forgotten, HostError>
     Ok(Forgotten { flows: forgotten })
 }
 
-/// Deletes every UDP flow that was begun to one of `addresses` from the namespace of this thread. May be repeated.
+/// Deletes every UDP flow that was begun to the `from` of one of `redirects` from the namespace of this thread, unless it goes
+/// to their `to` already: the answer that such a client waits for would come from an address that it has not asked. May be repeated.
 ///
 /// Takes some 20 ms for each IP version among them: the kernel keeps the flows of all namespaces in one place and
 /// looks through it as a whole (262,144 buckets).
-pub(crate) async fn forget_sent_to(addresses: &[IpAddr]) -> Result<usize, HostError> {
+pub(crate) async fn forget_sent_to(redirects: &[AddressLead]) -> Result<usize, HostError> {
     let mut forgotten = 0;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        if !addresses.iter().any(|address| address.is_ipv4() == (family == AddressFamily::Inet)) {
+        if !redirects.iter().any(|redirect| redirect.from.is_ipv4() == (family == AddressFamily::Inet)) {
             continue;
         }
         let connection = open()?;
         let udp = ConntrackFilter::new().proto(IpProtocol::Udp).family(family);
         for flow in connection.get_conntrack_matching(&udp).await.map_err(HostError::netlink(DOING))? {
-            if !flow.orig.dst_ip.is_some_and(|address| addresses.contains(&address)) {
+            let goes_elsewhere =
+                |one: &AddressLead| flow.orig.dst_ip == Some(one.from) && flow.reply.src_ip != Some(one.to);
+            if !redirects.iter().any(goes_elsewhere) {
                 continue;
             }
             match connection.del_conntrack_entry(&flow).await {

@@ -215,8 +215,8 @@ impl Wanted {
                 owned.ungated = Some(ungated.clone());
             }
         }
-        let to_move: Vec<IpAddr> = wanted.leads.iter().filter(|_| wanted.move_udp).map(|lead| lead.from).collect();
-        Ok((PeerState::Loaded, flows::forget_sent_to(&to_move).await?))
+        let to_move: &[AddressLead] = if wanted.move_udp { &wanted.leads } else { &[] };
+        Ok((PeerState::Loaded, flows::forget_sent_to(to_move).await?))
     }
 
     /// Containers may share a namespace; then they share the table.

@@ -346,6 +346,32 @@ fn udp_flows_under_way_move_only_when_asked_to() -> Outcome {
     expect("new")
 }
 
+/// A flow that begins between the loading of a table and the moving of flows waits for its answer from where it was led.
+#[test]
+fn a_udp_flow_that_is_led_already_gets_its_answer_while_others_are_moved() -> Outcome {
+    let network = Network::new()?;
+    let servers = NEW.map(|address| network.containers.inside(|| Ok(UdpSocket::bind(at(address))?)));
+    let mut session = Helper::start(&["session"])?;
+    load(&mut session, network.table(old_to_new()))?;
+    let mut table = network.table(old_to_new());
+    table["move_udp"] = json!(true);
+    for (server, address) in servers.into_iter().zip(OLD) {
+        let (server, mut bytes) = (server?, [0; 64]);
+        let flow = network.peer.inside(|| {
+            let flow = UdpSocket::bind(if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" })?;
+            flow.connect(at(address))?;
+            flow.set_read_timeout(Some(Duration::from_secs(5)))?;
+            flow.send(b"?")?;
+            Ok(flow)
+        })?;
+        let (_, from) = server.recv_from(&mut bytes)?;
+        assert_eq!(load(&mut session, table.clone())?["udp_flows_moved"], json!(0));
+        server.send_to(b"new", from)?;
+        assert_eq!(flow.recv(&mut bytes)?, 3);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_container_that_calls_itself_reaches_itself() -> Outcome {
     let network = Network::new()?;
