@@ -1,11 +1,10 @@
-//! Accepting on a local socket of ours, for as long as somebody may come.
+//! Accepting who comes by a way in of ours, for as long as somebody may come.
 
 use std::io::{Error, Result};
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
-
 use crate::event::{Event, Events};
+use crate::outside::{Callers, Connection};
 
 /// Until open files or memory may be there again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -13,23 +12,23 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Accepts connections. An error tells of what the process lacks at this moment, open files above all, and nothing of the
 /// listener: whoever knocked still waits in its queue, so that it is noted once, and tried again after a pause.
 pub(crate) struct Accepting {
-    listener: UnixListener,
+    callers: Box<dyn Callers>,
     events: Events,
     /// Whether the user has heard of it.
     noted: bool,
 }
 
 impl Accepting {
-    pub(crate) fn new(listener: UnixListener, events: Events) -> Self {
-        Self { listener, events, noted: false }
+    pub(crate) fn new(callers: Box<dyn Callers>, events: Events) -> Self {
+        Self { callers, events, noted: false }
     }
 
     /// The next connection. May be given up at any time.
-    pub(crate) async fn next(&mut self) -> UnixStream {
-        let Self { listener, events, noted } = self;
-        let listener = &*listener;
+    pub(crate) async fn next(&mut self) -> Connection {
+        let Self { callers, events, noted } = self;
+        let callers = &*callers;
         let accepting = until_accepted(
-            || listener.accept(),
+            || callers.accept(),
             |error| {
                 if !std::mem::replace(noted, true) {
                     let text = format!("a connection to the engine waits, because it cannot be taken on yet: {error}");
@@ -37,7 +36,7 @@ impl Accepting {
                 }
             },
         );
-        accepting.await.0
+        accepting.await
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handover_core::plan::Plan;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::progress::{Ahead, Progress};
 

@@ -20,6 +20,11 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
+    /// Told by somebody else how often the user has asked; who drops the other end never asks again.
+    pub(crate) fn of(asked: watch::Receiver<usize>) -> Self {
+        Self { asked }
+    }
+
     /// Listens for SIGINT and SIGTERM from now on.
     pub(crate) fn listen() -> Self {
         let (sender, asked) = watch::channel(0);

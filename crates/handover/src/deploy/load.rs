@@ -7,6 +7,7 @@ use crate::compose::Compose;
 use crate::engine::{Engine, Listing};
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
+use crate::outside::Outside;
 
 /// What is known when Compose and the engine have answered.
 pub(crate) struct Loaded {
@@ -18,23 +19,24 @@ pub(crate) struct Loaded {
 
 /// Loads the project and connects to the engine. Whether Compose is new enough is only asked where its words make no sense: whoever
 /// goes on asks that.
-pub(crate) async fn load(compose: &Compose, args: &ProjectArgs, events: &Events) -> Result<Loaded> {
+pub(crate) async fn load(compose: &Compose, events: &Events) -> Result<Loaded> {
     let _waiting = events.waiting();
+    let (outside, args) = (compose.outside.clone(), &*compose.args);
     let connecting = async {
-        let engine = Engine::connect(args, events.clone()).await?;
+        let engine = Engine::connect(outside, events.clone()).await?;
         let listing = engine.list().await?;
         Ok((engine, listing))
     };
     let (config, hashes, connected) = tokio::join!(compose.config(), compose.hashes(), connecting);
-    let project = config.and_then(|config| parse(&config, &hashes?, args));
+    let project = config.and_then(|config| parse(&config, &hashes?, args, &*compose.outside));
     match project {
         Ok(project) => connected.map(|(engine, listing)| Loaded { project, engine, listing }),
         Err(failure) => Err(compose.version().await.err().unwrap_or(failure)),
     }
 }
 
-fn parse(config: &str, hashes: &str, args: &ProjectArgs) -> Result<Project> {
-    Project::parse(config, hashes, separator(args)).map_err(|error| match error {
+fn parse(config: &str, hashes: &str, args: &ProjectArgs, outside: &dyn Outside) -> Result<Project> {
+    Project::parse(config, hashes, separator(args, outside)).map_err(|error| match error {
         ProjectError::Settings(wrong) => {
             let hint = wrong.hint.clone();
             Failure::new(Exit::Project, wrong.to_string()).hint(hint)
@@ -45,8 +47,8 @@ fn parse(config: &str, hashes: &str, args: &ProjectArgs) -> Result<Project> {
 
 /// What Compose puts between project, service and number in names: `_` if `COMPOSE_COMPATIBILITY` says so, in the environment
 /// or, as Compose reads it, in an environment file.
-fn separator(args: &ProjectArgs) -> char {
-    let value = std::env::var("COMPOSE_COMPATIBILITY").ok().or_else(|| {
+fn separator(args: &ProjectArgs, outside: &dyn Outside) -> char {
+    let value = outside.variable("COMPOSE_COMPATIBILITY").or_else(|| {
         let default =
             args.project_directory.as_ref().map_or_else(|| ".env".into(), |directory| format!("{directory}/.env"));
         let files = if args.env_files.is_empty() { vec![default] } else { args.env_files.clone() };

@@ -3,15 +3,17 @@
 //! The session helper holds it by the name of its container, which the engine keeps unique. It ends when the connection to
 //! this process ends, however this process ends, and the engine removes it then: a lock cannot be left behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handover_core::gate::State;
+use tokio::time::Instant;
 
 use crate::engine::{Engine, Role};
 use crate::event::{Event, Events};
 use crate::failure::{Exit, Failure, Result};
 use crate::helper::Helper;
 use crate::interrupt::Interrupt;
+use crate::outside::Outside;
 
 /// How long a helper may stay created without running before it is taken for the wreck of a run that died in between.
 const WRECK: Duration = Duration::from_secs(10);
@@ -71,7 +73,7 @@ pub(crate) async fn take(
     interrupt: &Interrupt,
 ) -> Result<Taken> {
     let began = Instant::now();
-    let me = holder();
+    let me = holder(&*engine.outside);
     let mut waited = false;
     loop {
         if interrupt.is_asked() {
@@ -127,10 +129,10 @@ pub(crate) fn lost(why: String) -> Failure {
 }
 
 /// Who we are, for whoever waits for us.
-fn holder() -> String {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = variable("GITLAB_USER_LOGIN").or_else(|| variable("USER")).unwrap_or_else(|| "somebody".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let job = variable("CI_JOB_URL").map(|url| format!(", {url}")).unwrap_or_default();
-    format!("{user}@{} (process {}{job})", host.trim(), std::process::id())
+fn holder(outside: &dyn Outside) -> String {
+    let user = outside.variable("GITLAB_USER_LOGIN").or_else(|| outside.variable("USER"));
+    let user = user.unwrap_or_else(|| "somebody".to_owned());
+    let (host, process) = outside.host_and_process();
+    let job = outside.variable("CI_JOB_URL").map(|url| format!(", {url}")).unwrap_or_default();
+    format!("{user}@{host} (process {process}{job})")
 }

@@ -23,7 +23,7 @@ use handover_core::plan::preflight::project_refusals;
 use handover_core::plan::{Plan, Request, StandInPlan, plan as make_plan, selected_services};
 use handover_core::recover::is_visible;
 
-use crate::cli::{PlanArgs, ProjectArgs, UpArgs};
+use crate::cli::{PlanArgs, UpArgs};
 use crate::compose::Compose;
 use crate::engine::{Engine, Listing};
 use crate::event::{Event, Events, Proof, Step};
@@ -41,9 +41,8 @@ use standin::bring_up::BringUp;
 type Outcome<T> = std::result::Result<T, Vec<Failure>>;
 
 /// Makes a plan and changes nothing.
-pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
-    let compose = Compose::new(project_args.clone());
-    let Loaded { project, engine, listing } = load::load(&compose, &project_args, events).await.map_err(one)?;
+pub(crate) async fn show_plan(compose: Compose, args: &PlanArgs, events: &Events) -> Outcome<Plan> {
+    let Loaded { project, engine, listing } = load::load(&compose, events).await.map_err(one)?;
     let observing = observe(&compose, &engine, &project, listing, args.remove_orphans);
     let (observed, version) = tokio::join!(observing, compose.version());
     version.map_err(one)?;
@@ -61,14 +60,9 @@ pub(crate) async fn show_plan(project_args: ProjectArgs, args: &PlanArgs, events
 /// May be repeated at any time: it finishes what an earlier run left half-way, and does nothing where nothing is to be done.
 /// Until cutover a failure leaves everything as it was; after it traffic flows through the stand-in until the real containers
 /// are ready.
-pub(crate) async fn up(
-    project_args: ProjectArgs,
-    args: &UpArgs,
-    events: &Events,
-    interrupt: &Interrupt,
-) -> Outcome<()> {
+pub(crate) async fn up(compose: Compose, args: &UpArgs, events: &Events, interrupt: &Interrupt) -> Outcome<()> {
     let looked = tokio::select! {
-        looked = look_around(project_args, args, events) => looked?,
+        looked = look_around(compose, args, events) => looked?,
         () = interrupt.asked() => return Err(one(lock::interrupted())),
     };
     let Some(looked) = looked else {
@@ -110,14 +104,8 @@ pub(crate) async fn up(
 }
 
 /// Puts right what an earlier run left, and deploys nothing. May be repeated.
-pub(crate) async fn recover(
-    project_args: ProjectArgs,
-    args: UpArgs,
-    events: &Events,
-    interrupt: &Interrupt,
-) -> Outcome<()> {
-    let compose = Compose::new(project_args.clone());
-    let loading = load::load(&compose, &project_args, events);
+pub(crate) async fn recover(compose: Compose, args: UpArgs, events: &Events, interrupt: &Interrupt) -> Outcome<()> {
+    let loading = load::load(&compose, events);
     let Loaded { project, engine, listing } = events.step(Step::Load, loading).await.map_err(one)?;
     let looked = async {
         compose.version().await?;
@@ -187,9 +175,8 @@ async fn give_up(begun: Option<BringUp>, engine: &Engine) {
 }
 
 /// Everything before the lock is taken; `None` if there is nothing to do. May be given up at any time.
-async fn look_around(project_args: ProjectArgs, args: &UpArgs, events: &Events) -> Outcome<Option<Looked>> {
-    let compose = Compose::new(project_args.clone());
-    let loading = load::load(&compose, &project_args, events);
+async fn look_around(compose: Compose, args: &UpArgs, events: &Events) -> Outcome<Option<Looked>> {
+    let loading = load::load(&compose, events);
     let Loaded { project, engine, listing } = events.step(Step::Load, loading).await.map_err(one)?;
     let request = request(&args.plan);
     let selected = selected_services(&project, &request.services).map_err(|refusal| vec![Failure::from(&refusal)])?;

@@ -1,8 +1,6 @@
 //! Containers: our own two (guard and session helper), and the few things done to the user's: inspect, stop, remove, read
 //! the log. Nothing is stopped or removed here that a caller did not name by id.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
 use bollard::exec::StartExecResults;
@@ -57,13 +55,9 @@ impl Role {
         }
     }
 
-    /// Name of its container; unique in the engine, which is what makes the session helper a lock. A look has one of its own each
-    /// time, because many may look at once.
+    /// Name of its container; unique in the engine, which is what makes the session helper a lock.
     pub(crate) fn container_name(self, project: &str) -> String {
-        match self {
-            Self::Look => format!("handover-{project}-look-{:016x}", RandomState::new().build_hasher().finish()),
-            role => helper_name(project, role.word()),
-        }
+        helper_name(project, self.word())
     }
 }
 
@@ -102,7 +96,12 @@ impl Engine {
         holder: &str,
     ) -> Result<Option<String>> {
         let _waiting = self.events.waiting();
-        let options = CreateContainerOptions { name: Some(role.container_name(project)), ..Default::default() };
+        let mut name = role.container_name(project);
+        if role == Role::Look {
+            // Many may look at once.
+            name.push_str(&format!("-{:016x}", self.outside.random()));
+        }
+        let options = CreateContainerOptions { name: Some(name), ..Default::default() };
         let labels = [
             (LABEL_PROJECT.to_owned(), project.to_owned()),
             (LABEL_ROLE.to_owned(), role.word().to_owned()),

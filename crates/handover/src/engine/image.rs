@@ -19,7 +19,7 @@ impl Engine {
     /// uses are removed. May be repeated.
     pub(crate) async fn helper_image(&self) -> Result<String> {
         let _waiting = self.events.waiting();
-        let program = std::env::current_exe().and_then(std::fs::read).map_err(|error| {
+        let program = self.outside.own_program().map_err(|error| {
             Failure::new(Exit::Engine, "handover cannot read its own program, which it runs beside the engine")
                 .because(error)
         })?;

@@ -12,16 +12,16 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 
 use super::held::Word;
 use super::upstream::{Lost, Upstream};
 use super::{Call, HeldCall, Shared};
+use crate::outside::Connection;
 
 /// What is passed on as it comes, or said by us.
 type Body = Either<Incoming, Full<Bytes>>;
 
-struct Connection {
+struct Conversation {
     shared: Arc<Shared>,
     upstream: tokio::sync::Mutex<Upstream>,
     /// Both ends, once the connection is no longer HTTP.
@@ -29,9 +29,9 @@ struct Connection {
 }
 
 /// Serves a client until it goes, the engine breaks off, or this is dropped.
-pub(super) async fn serve(stream: UnixStream, shared: Arc<Shared>) {
-    let connection = Connection {
-        upstream: tokio::sync::Mutex::new(Upstream::new(shared.upstream.clone())),
+pub(super) async fn serve(stream: Connection, shared: Arc<Shared>) {
+    let conversation = Conversation {
+        upstream: tokio::sync::Mutex::new(Upstream::new(shared.outside.clone())),
         upgrade: Mutex::new(None),
         shared,
     };
@@ -39,10 +39,10 @@ pub(super) async fn serve(stream: UnixStream, shared: Arc<Shared>) {
     let _ = http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| connection.answer(request)))
+        .serve_connection(TokioIo::new(stream), service_fn(|request| conversation.answer(request)))
         .with_upgrades()
         .await;
-    let upgrade = connection.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let upgrade = conversation.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((client, engine)) = upgrade
         && let (Ok(client), Ok(engine)) = tokio::join!(client, engine)
     {
@@ -50,7 +50,7 @@ pub(super) async fn serve(stream: UnixStream, shared: Arc<Shared>) {
     }
 }
 
-impl Connection {
+impl Conversation {
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
         let call = calls::recognise(request.method().as_str(), request.uri().path(), request.uri().query());
         let ended = match self.hold(call.as_ref()).await {

@@ -1,4 +1,4 @@
-//! The proxy between Compose and the engine: a Unix socket of ours that Compose gets as `DOCKER_HOST`.
+//! The proxy between Compose and the engine: a way in to us that Compose gets as `DOCKER_HOST`, a Unix socket.
 //!
 //! Everything passes through whole and as it comes: bodies in both directions, streams without an end, upgraded connections with
 //! their half-close, header names as they are written. One connection to the engine for each of the client's, used again for its
@@ -18,12 +18,9 @@ mod held;
 mod tests;
 mod upstream;
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handover_core::compose::calls::Containers;
-use tempfile::TempDir;
-use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -31,17 +28,15 @@ use crate::accept::Accepting;
 use crate::engine::Engine;
 use crate::event::Events;
 use crate::failure::{Exit, Failure, Result};
+use crate::outside::{Outside, WayIn};
 
 pub(crate) use held::HeldCall;
 
-/// A socket that leads to the engine. Dropping it ends it: connections are cut, what is held is never passed.
+/// A way in that leads to the engine. Dropping it ends it: connections are cut, what is held is never passed.
 #[derive(Debug)]
 pub(crate) struct EngineProxy {
     accepting: AbortHandle,
-    /// Only its owner may enter it, so nobody else reaches the engine this way.
-    directory: TempDir,
-    /// Keeps the way to a remote engine open.
-    _engine: Option<Engine>,
+    host: String,
 }
 
 /// What a deploy hears of Compose's calls, in the order in which they happen.
@@ -68,7 +63,7 @@ pub(crate) enum Call {
 /// What the connections have in common.
 #[derive(Debug)]
 struct Shared {
-    upstream: PathBuf,
+    outside: Arc<dyn Outside>,
     containers: Mutex<Containers>,
     calls: mpsc::UnboundedSender<Call>,
 }
@@ -88,26 +83,27 @@ impl EngineProxy {
     /// Opens a socket to the engine. From now on nobody who uses it ends one of the held containers without the word of the
     /// receiver's owner.
     pub(crate) fn open(engine: &Engine, held: Containers) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
-        let (mut proxy, calls) = Self::to_socket(engine.socket(), held, engine.events.clone())?;
-        proxy._engine = Some(engine.clone());
-        Ok((proxy, calls))
+        Self::between(engine.outside.clone(), held, engine.events.clone())
     }
 
-    fn to_socket(upstream: &Path, held: Containers, events: Events) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
+    fn between(
+        outside: Arc<dyn Outside>,
+        held: Containers,
+        events: Events,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Call>)> {
         let failed = |error: std::io::Error| {
             Failure::new(Exit::Engine, "the proxy between Compose and the engine cannot be opened").because(error)
         };
-        let directory = private_directory().map_err(failed)?;
-        let listener = UnixListener::bind(directory.path().join("engine.sock")).map_err(failed)?;
+        let WayIn { host, callers } = outside.open_way_in().map_err(failed)?;
         let (sender, calls) = mpsc::unbounded_channel();
-        let shared = Shared { upstream: upstream.to_owned(), containers: Mutex::new(held), calls: sender };
-        let accepting = tokio::spawn(accept(Accepting::new(listener, events), Arc::new(shared))).abort_handle();
-        Ok((Self { accepting, directory, _engine: None }, calls))
+        let shared = Shared { outside, containers: Mutex::new(held), calls: sender };
+        let accepting = tokio::spawn(accept(Accepting::new(callers, events), Arc::new(shared))).abort_handle();
+        Ok((Self { accepting, host }, calls))
     }
 
-    /// The socket as `DOCKER_HOST` names it.
+    /// The way in, as `DOCKER_HOST` names it.
     pub(crate) fn host(&self) -> String {
-        format!("unix://{}", self.directory.path().join("engine.sock").display())
+        self.host.clone()
     }
 }
 
@@ -115,12 +111,6 @@ impl Drop for EngineProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
-}
-
-/// `tempfile` makes directories that everybody may enter.
-fn private_directory() -> std::io::Result<TempDir> {
-    use std::os::unix::fs::PermissionsExt;
-    tempfile::Builder::new().prefix("handover-").permissions(std::fs::Permissions::from_mode(0o700)).tempdir()
 }
 
 /// Serves until it is aborted, which cuts the connections with it.

@@ -4,11 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use handover_core::compose::calls::{Ending, Wants};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::machine::Machine;
 
 const OLD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba98765400000000000000000000000000000000000000000000000000aa";
@@ -29,13 +31,18 @@ fn setup() -> Setup {
     let engine = UnixListener::bind(&socket).unwrap();
     let held =
         Containers::holding([(OLD.to_owned(), "shop-web-1".to_owned()), (OTHER.to_owned(), "shop-web-2".to_owned())]);
-    let (proxy, calls) = EngineProxy::to_socket(&socket, held, crate::event::Events::new().0).unwrap();
+    let machine = Arc::new(Machine::with_engine_at(&socket));
+    let (proxy, calls) = EngineProxy::between(machine, held, crate::event::Events::new().0).unwrap();
     Setup { proxy, calls, engine, directory }
 }
 
 impl Setup {
     async fn client(&self) -> UnixStream {
         UnixStream::connect(self.proxy.host().strip_prefix("unix://").unwrap()).await.unwrap()
+    }
+
+    fn directory_of_the_way_in(&self) -> std::path::PathBuf {
+        std::path::Path::new(self.proxy.host.strip_prefix("unix://").unwrap()).parent().unwrap().to_owned()
     }
 
     async fn client_that_says(&self, text: &str) -> UnixStream {
@@ -571,6 +578,6 @@ async fn the_end_of_the_proxy_cuts_what_is_under_way_and_passes_nothing_that_is_
 #[tokio::test]
 async fn nobody_else_may_enter_where_the_socket_is() {
     let setup = setup();
-    let mode = std::fs::metadata(setup.proxy.directory.path()).unwrap().permissions().mode();
+    let mode = std::fs::metadata(setup.directory_of_the_way_in()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }

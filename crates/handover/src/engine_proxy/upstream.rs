@@ -1,17 +1,18 @@
 //! One connection to the engine, opened when it is needed and used again for the next request.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+
+use crate::outside::Outside;
 
 /// The way to the engine for one client connection.
 pub(super) struct Upstream {
-    socket: PathBuf,
+    outside: Arc<dyn Outside>,
     sender: Option<SendRequest<Incoming>>,
     /// Drives the connection. Dropped with this, whatever is under way.
     driver: JoinSet<()>,
@@ -26,8 +27,8 @@ pub(super) enum Lost {
 }
 
 impl Upstream {
-    pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, sender: None, driver: JoinSet::new() }
+    pub(super) fn new(outside: Arc<dyn Outside>) -> Self {
+        Self { outside, sender: None, driver: JoinSet::new() }
     }
 
     /// Sends a request, once. Only one of which no byte was written, because the engine had closed the connection that it was to
@@ -59,7 +60,7 @@ impl Upstream {
     }
 
     async fn dial(&mut self) -> Result<SendRequest<Incoming>, String> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| error.to_string())?;
+        let stream = self.outside.dial().await.map_err(|error| error.to_string())?;
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .handshake(TokioIo::new(stream))

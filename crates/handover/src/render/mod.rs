@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::failure::Failure;
 use printer::Printer;
 
+pub(crate) use json::{failed as json_failures, line as json_line};
 pub(crate) use printer::print_lines;
 
 /// Prints events until the stream ends.

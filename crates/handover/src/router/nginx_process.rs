@@ -1,9 +1,10 @@
 //! An nginx that runs in a container: its configuration tested, and read anew by workers of a new generation.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handover_core::router::nginx::process::{Nginx, Process, nginx};
 use handover_host::protocol::{Processes, SessionOp};
+use tokio::time::Instant;
 
 use super::{Reach, process_of};
 use crate::engine::Inspected;

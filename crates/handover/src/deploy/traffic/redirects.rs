@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
 use handover_core::net::contains;
@@ -15,6 +15,7 @@ use handover_core::redirect::table::{Addresses, Leads, Peer};
 use handover_core::redirect::ungated::Ungated;
 use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::deploy::context::Deploy;
 use crate::engine::{Engine, Inspected};
