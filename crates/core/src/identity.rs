@@ -14,6 +14,9 @@ pub const IMAGE_REPOSITORY: &str = "handover";
 /// Helpers that have one name a project.
 pub const NAMED_ROLES: [&str; 3] = ["guard", "session", "keeper"];
 
+/// Role of a helper that holds the names of a service while its real containers are away: one a service.
+pub const NAME_HOLDER: &str = "name";
+
 /// What the engine lists of a container, as far as it tells whose it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
@@ -56,6 +59,9 @@ pub fn identity(project: &str, seen: &Seen<'_>) -> Identity {
     match (named, role) {
         (Some(named), Some(role)) if named == role => Identity::Helper(role.to_owned()),
         (Some(_), _) => Identity::InTheWay,
+        (None, Some(NAME_HOLDER)) if seen.name.starts_with(&helper_name(project, NAME_HOLDER)) => {
+            Identity::Helper(NAME_HOLDER.to_owned())
+        }
         _ => Identity::Other,
     }
 }
@@ -94,6 +100,15 @@ mod tests {
         check("handover-shop-guard", "handover:0123456789ab", "/handover guard", &GUARD, &guard);
         // The next build has taken the tag over, or removed it.
         check("handover-shop-guard", "sha256:77af4d6b9913", "/handover guard", &GUARD, &guard);
+    }
+
+    #[test]
+    fn who_holds_the_names_of_a_service_is_a_helper_of_its_project_alone() {
+        let holder = [(LABEL_PROJECT, "shop"), (LABEL_ROLE, NAME_HOLDER)];
+        let helper = Identity::Helper(NAME_HOLDER.to_owned());
+        check("handover-shop-name-api", "handover:0123456789ab", "/handover session", &holder, &helper);
+        check("handover-shop-name-api", "busybox", "sleep", &holder, &Identity::Other);
+        check("somebodys", "handover:0123456789ab", "/handover session", &holder, &Identity::Other);
     }
 
     #[test]

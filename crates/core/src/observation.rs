@@ -29,6 +29,8 @@ pub struct Observation {
     pub guard: Option<Container>,
     /// The project's keeper, if an earlier deploy left one.
     pub keeper: Option<Container>,
+    /// Containers of ours that hold names of the project's services. Nobody needs them but the run that has made them.
+    pub name_holders: Vec<Container>,
     /// Whether the engine runs without root: what it publishes is forwarded by a process outside of its network namespace.
     pub rootless: bool,
     /// Whether another deploy of the project is under way: what was seen may be another when it has ended.

@@ -18,6 +18,8 @@ pub struct Redirected {
 /// One thing to put right, in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovery {
+    /// Containers that hold names for a run that is gone.
+    NameHolders,
     /// Pairs of an old and a new container of which one has to go.
     HalfReplaced,
     /// The stand-in serves: its deploy is finished, so that the real containers serve again.
@@ -32,6 +34,9 @@ pub enum Recovery {
 /// What an earlier run left, first things first; nothing if all is in order.
 pub fn leftovers(project: &Project, observed: &Observation, redirected: Redirected) -> Vec<Recovery> {
     let mut all = Vec::new();
+    if !observed.name_holders.is_empty() {
+        all.push(Recovery::NameHolders);
+    }
     if !observed.half_replaced.is_empty() {
         all.push(Recovery::HalfReplaced);
     }
@@ -48,7 +53,10 @@ pub fn leftovers(project: &Project, observed: &Observation, redirected: Redirect
 
 /// Whether the engine alone shows that there is something; the kernel may hold more.
 pub fn is_visible(observed: &Observation) -> bool {
-    observed.guard.is_some() || !observed.standin.is_empty() || !observed.half_replaced.is_empty()
+    observed.guard.is_some()
+        || !observed.standin.is_empty()
+        || !observed.half_replaced.is_empty()
+        || !observed.name_holders.is_empty()
 }
 
 /// The stand-in's members that the project has. One that has been renamed since is none: Compose would say that there is no such
@@ -117,6 +125,13 @@ mod tests {
         let finish = [Recovery::Finish { members: vec!["web".to_owned()] }];
         assert_eq!(leftovers(&project(&["web", "db"]), &observed, LEADS), finish);
         assert_eq!(leftovers(&project(&["web2"]), &observed, LEADS), [Recovery::Remove]);
+    }
+
+    #[test]
+    fn names_that_nobody_needs_any_more_are_let_go() {
+        let observed = Observation { name_holders: vec![Container::default()], ..Observation::default() };
+        assert!(is_visible(&observed));
+        assert_eq!(leftovers(&project(&["web"]), &observed, Redirected::default()), [Recovery::NameHolders]);
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Helper {
                 let (output, input) = (read(output, &pending, heartbeat), write(input, to_write, heartbeat));
                 tokio::pin!(input);
                 let why = tokio::select! {
+                    biased;
                     why = output => why,
                     written = &mut input => match written {
                         Err(error) => format!("nothing can be written to it: {error}"),

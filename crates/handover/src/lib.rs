@@ -79,7 +79,8 @@ pub async fn execute(
     let compose = Compose::new(cli.project, outside);
     let interrupt = Interrupt::of(asked);
     let (events, mut stream) = Events::new();
-    let work = async {
+    // On the heap: a thread of a test has no room for all that a deploy may wait for.
+    let work = Box::pin(async {
         match cli.command {
             Command::Up(args) => deploy::up(compose, &args, &events, &interrupt).await,
             Command::Recover(args) => deploy::recover(compose, args.into(), &events, &interrupt).await,
@@ -90,7 +91,7 @@ pub async fn execute(
             }
             _ => Err(vec![Failure::new(failure::Exit::Engine, "this command is for the machine alone")]),
         }
-    };
+    });
     let working = async {
         tokio::select! {
             biased;

@@ -39,6 +39,10 @@ impl Progress {
 
     /// A step begins: the operations that it carries out. None for a step that belongs to no operation.
     pub(crate) fn begin(&mut self, step: Step) -> Vec<Ahead> {
+        if step == Step::Back {
+            // The way back has steps of its own, which have the names of those that lie ahead.
+            self.ahead.clear();
+        }
         let count = self.ahead.iter().take_while(|ahead| ahead.step == step).count();
         debug_assert!(
             count > 0 || self.ahead.iter().all(|ahead| ahead.step != step),
@@ -154,9 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_leaves_what_was_not_done() {
-        let (begun, ahead) = walk(&everything(), &[Step::CreateFirst, Step::StandIn, Step::Gate, Step::Back]);
-        assert_eq!((begun.concat(), ahead), (vec![1, 2, 3], 14));
+    fn on_the_way_back_nothing_more_of_the_plan_is_carried_out() {
+        let steps =
+            [Step::CreateFirst, Step::StandIn, Step::Gate, Step::Cutover, Step::Back, Step::Cutback, Step::CleanUp];
+        let (begun, ahead) = walk(&everything(), &steps);
+        assert_eq!((begun.concat(), ahead), (vec![1, 2, 3, 4, 5], 0));
     }
 
     #[cfg(debug_assertions)]

@@ -63,6 +63,7 @@ impl Gate<'_> {
                 }
                 Verdict::Waiting(missing) => {
                     tokio::select! {
+                        biased;
                         () = &mut deadline => return Err(self.too_late(&watch, &missing).await),
                         Some(accepted) = watch.connecting.next(), if !watch.connecting.is_empty() => {
                             let (id, result) = accepted;

@@ -104,6 +104,7 @@ pub(crate) async fn take(
         }
         let waiting = tokio::time::timeout(left.min(WRECK), engine.wait_removed(&id));
         let waited_out = tokio::select! {
+            biased;
             removed = waiting => removed.is_err(),
             () = interrupt.asked() => return Err(interrupted()),
         };

@@ -62,6 +62,7 @@ pub(crate) async fn show_plan(compose: Compose, args: &PlanArgs, events: &Events
 /// are ready.
 pub(crate) async fn up(compose: Compose, args: &UpArgs, events: &Events, interrupt: &Interrupt) -> Outcome<()> {
     let looked = tokio::select! {
+        biased;
         looked = look_around(compose, args, events) => looked?,
         () = interrupt.asked() => return Err(one(lock::interrupted())),
     };

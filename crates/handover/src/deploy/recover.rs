@@ -31,6 +31,10 @@ impl Deploy {
         let anything = !left.is_empty();
         for one in left {
             let done = match one {
+                Recovery::NameHolders => {
+                    let ids: Vec<String> = observed.name_holders.iter().map(|holder| holder.id.clone()).collect();
+                    self.engine.remove_all(&ids).await
+                }
                 Recovery::HalfReplaced => self.mend_half_replaced(&observed, interrupt).await,
                 Recovery::Finish { members } => self.finish_earlier_run(&observed, members).await.map_err(unfinished),
                 Recovery::Remove => self.remove_what_does_not_serve(&observed, redirected).await,

@@ -9,13 +9,11 @@ use bollard::models::{
     NetworkingConfig,
 };
 use bollard::query_parameters::{CreateContainerOptions, InspectContainerOptions};
+use handover_core::identity::{NAME_HOLDER, helper_name};
 use handover_core::observation::{LABEL_PROJECT, LABEL_ROLE};
 
 use super::connect::Engine;
 use crate::failure::{Result, engine_status};
-
-/// The word on its label and in its name.
-const ROLE: &str = "name";
 
 impl Engine {
     /// Creates a container that holds these names on these networks of the engine, and removes one that a run which is gone has
@@ -29,7 +27,7 @@ impl Engine {
         names: &[String],
     ) -> Result<String> {
         let _waiting = self.events.waiting();
-        let container = format!("handover-{project}-{ROLE}-{service}");
+        let container = format!("{}-{service}", helper_name(project, NAME_HOLDER));
         let id = match self.create_on_first(&container, project, image, networks, names).await {
             Err(error) if engine_status(&error) == Some(409) && self.holds_names(&container).await => {
                 self.remove_all(std::slice::from_ref(&container)).await?;
@@ -58,7 +56,7 @@ impl Engine {
     async fn holds_names(&self, container: &str) -> bool {
         let found = self.docker.inspect_container(container, None::<InspectContainerOptions>).await;
         let labels = found.ok().and_then(|found| found.config?.labels).unwrap_or_default();
-        labels.get(LABEL_ROLE).is_some_and(|role| role == ROLE)
+        labels.get(LABEL_ROLE).is_some_and(|role| role == NAME_HOLDER)
     }
 
     async fn create_on_first(
@@ -71,7 +69,8 @@ impl Engine {
     ) -> std::result::Result<String, Error> {
         let options = CreateContainerOptions { name: Some(container.to_owned()), ..Default::default() };
         let first = networks.first().cloned().unwrap_or_default();
-        let labels = [(LABEL_PROJECT.to_owned(), project.to_owned()), (LABEL_ROLE.to_owned(), ROLE.to_owned())].into();
+        let labels =
+            [(LABEL_PROJECT.to_owned(), project.to_owned()), (LABEL_ROLE.to_owned(), NAME_HOLDER.to_owned())].into();
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             entrypoint: Some(vec!["/handover".to_owned()]),

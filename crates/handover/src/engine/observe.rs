@@ -9,7 +9,7 @@ use bollard::query_parameters::{
 use futures_util::future::{join_all, try_join_all};
 use handover_core::compose::calls::is_half_replaced;
 use handover_core::compose::project::Project;
-use handover_core::identity::{Identity, Seen, identity};
+use handover_core::identity::{Identity, NAME_HOLDER, Seen, identity};
 use handover_core::net::Protocol;
 use handover_core::observation::{Binding, Container, ContainerMount, Endpoint, Image, Network, Observation};
 
@@ -63,6 +63,7 @@ impl Engine {
             match identity(&project.name, &seen) {
                 Identity::Helper(role) if role == Role::Guard.word() => observed.guard = Some(container),
                 Identity::Helper(role) if role == Role::Keeper.word() => observed.keeper = Some(container),
+                Identity::Helper(role) if role == NAME_HOLDER => observed.name_holders.push(container),
                 Identity::Helper(_) => observed.deploying = true,
                 Identity::StandIn => observed.standin.push(container),
                 Identity::InTheWay => {

@@ -118,6 +118,7 @@ async fn accept(mut accepting: Accepting, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             stream = accepting.next() => {
                 connections.spawn(connection::serve(stream, shared.clone()));
             }

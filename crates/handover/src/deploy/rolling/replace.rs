@@ -70,6 +70,7 @@ impl Hands<'_> {
             let ids = [new.to_owned()];
             let gate = self.gate(&ports);
             let ready = tokio::select! {
+                biased;
                 ready = async { tokio::try_join!(gate.pass(&ids, &mut changes), started) } => ready?.0,
                 () = &mut given_up => return Err(abandoned()),
                 () = self.interrupted() => {
@@ -90,8 +91,9 @@ impl Hands<'_> {
             let monitored = tokio::time::sleep(Duration::try_from_secs_f64(monitor).unwrap_or_default());
             let drained = async { tokio::join!(drains.finish(session, events), monitored, together).0 };
             tokio::select! {
-                drained = drained => drained,
+                biased;
                 failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
+                drained = drained => drained,
                 () = &mut given_up => Err(abandoned()),
             }
         };
@@ -116,6 +118,7 @@ impl Hands<'_> {
         }
         self.switched();
         tokio::select! {
+            biased;
             drained = drains.finish(session, events) => drained,
             () = call.abandoned() => {
                 Drains::give_up(session, &requests);

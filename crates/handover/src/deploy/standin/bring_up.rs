@@ -65,6 +65,7 @@ async fn hold_starts<T>(
     tokio::pin!(up);
     loop {
         tokio::select! {
+            biased;
             result = &mut up => return result,
             word = &mut word, if said.is_none() => {
                 said = Some(word.is_ok());

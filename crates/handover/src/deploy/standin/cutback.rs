@@ -56,11 +56,14 @@ impl Deploy {
             Some(inside) => inside.listen_behind(true).await?,
             None => Drains::default(),
         };
-        self.events
+        let guard = self
+            .events
             .step(Step::Cutback, async {
+                let guard = guard.alive(&self.engine, &self.image).await?;
                 let counters = guard.counters().await?;
                 proof.led.extend(leads.iter().zip(counters).map(|(lead, count)| (port_name(lead), count)));
-                guard.release().await
+                guard.release().await?;
+                Ok::<_, Failure>(guard)
             })
             .await?;
         let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, behind)).await?;

@@ -1,5 +1,7 @@
 //! The guard beside the engine, which holds the rules of a project's published ports.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use handover_core::gate::State;
 use handover_core::observation::Observation;
 use handover_core::redirect::ports::PortTable;
@@ -15,6 +17,8 @@ pub(crate) struct Guard {
     project: String,
     id: String,
     helper: Helper,
+    /// What it was given last; `None` of one that an earlier run has left.
+    table: Arc<Mutex<Option<PortTable>>>,
 }
 
 impl Guard {
@@ -34,7 +38,8 @@ impl Guard {
             Failure::new(Exit::Host, format!("the container name {} is taken", Role::Guard.container_name(project)))
         })?;
         let attached = engine.start_ours(&id).await?;
-        let guard = Self { project: project.clone(), id, helper: Helper::new("guard", attached) };
+        let (project, helper) = (project.clone(), Helper::new("guard", attached));
+        let guard = Self { project, id, helper, table: Arc::default() };
         match guard.load(table).await {
             Ok(_) => Ok(guard),
             Err(failure) => {
@@ -54,12 +59,35 @@ impl Guard {
             return Ok(None);
         }
         let attached = engine.attach(&container.id).await?;
-        Ok(Some(Self { project: project.to_owned(), id: container.id.clone(), helper: Helper::new("guard", attached) }))
+        let (project, helper) = (project.to_owned(), Helper::new("guard", attached));
+        Ok(Some(Self { project, id: container.id.clone(), helper, table: Arc::default() }))
+    }
+
+    /// This guard, or one in its place where it has died meanwhile or somebody has removed it. What the kernel redirects goes on in
+    /// any case.
+    pub(crate) async fn alive(self, engine: &Engine, image: &str) -> Result<Self> {
+        let answers = self.counters().await.is_ok();
+        let Some(table) = self.last_table().filter(|_| !answers) else { return Ok(self) };
+        if let Some(found) = engine.inspect(&self.id).await? {
+            if found.state == State::Running {
+                // The engine has started it again, with the rules that it keeps.
+                let attached = engine.attach(&self.id).await?;
+                return Ok(Self { helper: Helper::new("guard", attached), ..self });
+            }
+            engine.remove_all(std::slice::from_ref(&self.id)).await?;
+        }
+        Self::start_with(engine, image, table).await
+    }
+
+    fn last_table(&self) -> Option<PortTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Cutover: leads all ports at one instant.
     pub(crate) async fn load(&self, table: PortTable) -> Result<Loaded> {
-        self.helper.ask(GuardOp::Load { table }).await
+        let loaded = self.helper.ask(GuardOp::Load { table: table.clone() }).await?;
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner) = Some(table);
+        Ok(loaded)
     }
 
     /// Cutback: leads nothing new from one instant on; what was led goes on.

@@ -78,6 +78,7 @@ impl<'a> HandOver<'a> {
         let (inside, behind) = (inside.as_ref(), behind.unwrap_or_default());
         let requests: Vec<u64> = [drains.requests(), behind.requests()].concat();
         let watched = tokio::select! {
+            biased;
             failure = gate.watch_for_failure(&ids, &mut changes) => Err(failure),
             watched = deploy.events.step(Step::Drain, self.drain_and_monitor(drains, behind, inside)) => watched,
         };
@@ -159,11 +160,11 @@ impl<'a> HandOver<'a> {
         containers: &[Inspected],
         guard: &Guard,
     ) -> Result<(Vec<PortLead>, Option<ClientsInside<'a>>)> {
-        let inside = self.find_inside(containers).await;
+        let inside = self.find_inside(containers).await?;
         let leading = async {
             let leads = self.cut_over(containers, guard).await?;
             let inside = match inside {
-                Some(inside) => self.lead_inside(inside).await,
+                Some(inside) => self.lead_inside(inside).await?,
                 None => None,
             };
             Ok((leads, inside))
@@ -190,39 +191,44 @@ impl<'a> HandOver<'a> {
         };
         let gate = self.deploy.gate(observed);
         tokio::select! {
+            biased;
             () = interrupt.asked() => Err(Failure::new(Exit::Interrupted, "interrupted before traffic moved")),
             passed = events.step(Step::Gate, gate.pass(&ids, changes)) => passed,
         }
     }
 
-    /// The clients inside; what hinders is told, and they see the restart then, as with Compose.
-    async fn find_inside(&self, containers: &[Inspected]) -> Option<ClientsInside<'a>> {
+    /// The clients inside. A kernel that cannot redirect them is told of, and they see the restart then, as with Compose.
+    async fn find_inside(&self, containers: &[Inspected]) -> Result<Option<ClientsInside<'a>>> {
         let Self { deploy, plan, standin, observed, .. } = *self;
-        let inside = standin.inside.as_ref()?;
+        let Some(inside) = standin.inside.as_ref() else { return Ok(None) };
         let found = async {
             let led = Inside::find(deploy, plan, inside, observed, containers).await?;
             let behind = led.listen_behind(false).await?;
             Ok(ClientsInside { led, behind })
         };
         match found.await {
-            Ok(found) => Some(found),
-            Err(failure) => {
-                self.not_led(inside, &failure);
-                None
-            }
+            Ok(found) => Ok(Some(found)),
+            Err(failure) => self.not_led(inside, failure).map(|()| None),
         }
     }
 
-    async fn lead_inside(&self, inside: ClientsInside<'a>) -> Option<ClientsInside<'a>> {
-        let Err(failure) = inside.led.lead_to_standin().await else { return Some(inside) };
+    async fn lead_inside(&self, inside: ClientsInside<'a>) -> Result<Option<ClientsInside<'a>>> {
+        let Err(failure) = inside.led.lead_to_standin().await else { return Ok(Some(inside)) };
         Drains::give_up(&self.deploy.session, &inside.behind.requests());
         // What was led is led nowhere else once the tables go with it.
         let _ = inside.led.lead_back().await;
-        self.not_led(self.standin.inside.as_ref()?, &failure);
-        None
+        match &self.standin.inside {
+            Some(plan) => self.not_led(plan, failure).map(|()| None),
+            None => Err(failure),
+        }
     }
 
-    fn not_led(&self, inside: &InsidePlan, failure: &Failure) {
+    /// What the host does not allow it will not allow the next time either. Anything else is no reason to let clients notice: the old
+    /// version still serves, and goes on.
+    fn not_led(&self, inside: &InsidePlan, failure: Failure) -> Result<()> {
+        if failure.exit != Exit::Host {
+            return Err(failure);
+        }
         let why = failure.why.as_ref().unwrap_or(&failure.what);
         let members: Vec<&str> = inside.members.iter().map(|member| member.service.as_str()).collect();
         self.deploy.events.emit(Event::Note(format!(
@@ -230,6 +236,7 @@ impl<'a> HandOver<'a> {
             inside.peers.join(", "),
             members.join(", ")
         )));
+        Ok(())
     }
 
     async fn cut_over(&self, containers: &[Inspected], guard: &Guard) -> Result<Vec<PortLead>> {
@@ -259,17 +266,14 @@ impl<'a> HandOver<'a> {
             Ok(drained)
         };
         let holding = async {
-            if let Some(inside) = inside
-                && let Err(failure) = inside.hold_names().await
-            {
-                inside.note(&format!(
-                    "names of the stand-in's services cannot be held ({}): who calls them by name may see their restart",
-                    failure.why.unwrap_or(failure.what)
-                ));
+            let Some(inside) = inside else { return Ok(()) };
+            match (inside.hold_names().await, &self.standin.inside) {
+                (Err(failure), Some(plan)) => self.not_led(plan, failure),
+                (held, _) => held,
             }
         };
-        let (drained, (), named, ()) = tokio::join!(drained, monitored, self.plan_names_all(), holding);
-        named?;
+        let (drained, (), named, held) = tokio::join!(drained, monitored, self.plan_names_all(), holding);
+        named.and(held)?;
         drained
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bollard::container::AttachContainerResults;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use handover_core::gate::State;
 use handover_core::net::Protocol;
 use handover_core::observation::Observation;
@@ -20,7 +20,6 @@ use crate::deploy::traffic::proxy_clients::ProxyClients;
 use crate::deploy::traffic::redirects::Switch;
 use crate::engine::Inspected;
 use crate::engine_proxy::HeldCall;
-use crate::event::Event;
 use crate::failure::{Failure, Result};
 
 /// The clients inside, of one stand-in.
@@ -100,10 +99,17 @@ impl<'a> Inside<'a> {
         Ok(())
     }
 
-    /// The way back, while the real containers have not been touched.
+    /// The way back, while the real containers have not been touched: whoever has learnt the address of a name's holder reaches them.
     pub(crate) async fn lead_back(&self) -> Result<()> {
-        for old in self.members.values().flat_map(|member| &member.old) {
-            self.switch.free(old).await?;
+        for (service, member) in &self.members {
+            for old in &member.old {
+                self.switch.free(old).await?;
+            }
+            let holder = self.holders.lock().await.get(service).map(|(holder, _)| holder.clone());
+            if let (Some(holder), Some(old)) = (holder, member.old.first()) {
+                self.switch.lead(&holder, old).await?;
+                self.give_names_back(service).await?;
+            }
         }
         Ok(())
     }
@@ -126,7 +132,8 @@ impl<'a> Inside<'a> {
     /// From now on the members' names resolve to addresses that are led to the stand-in, also when the real containers have stopped.
     pub(crate) async fn hold_names(&self) -> Result<()> {
         let holding = self.plan.members.iter().map(|member| self.hold_names_of(member));
-        try_join_all(holding).await.map(drop)
+        // All to their end: given up half-way, one would leave its container.
+        join_all(holding).await.into_iter().collect()
     }
 
     async fn hold_names_of(&self, member: &CalledMember) -> Result<()> {
@@ -219,11 +226,6 @@ impl<'a> Inside<'a> {
             self.deploy.until_unused(&self.switch, false).await?;
         }
         Ok(led)
-    }
-
-    /// Says that clients inside will notice after all.
-    pub(crate) fn note(&self, what: &str) {
-        self.deploy.events.emit(Event::Note(what.to_owned()));
     }
 }
 
