@@ -62,11 +62,8 @@ pub async fn run(sim: Sim, id: String, process: u32, role: Role) {
     }
     let kept_until = Instant::now() + KEPT;
     let mut changed = sim.world().changed.subscribe();
-    loop {
-        let alive = sim.world().containers.get(&id).and_then(Container::process) == Some(process);
-        if !alive {
-            break;
-        }
+    let is_alive = || sim.world().containers.get(&id).and_then(Container::process) == Some(process);
+    while is_alive() {
         let line = tokio::select! {
             biased;
             line = lines.recv() => line.flatten(),
@@ -74,6 +71,8 @@ pub async fn run(sim: Sim, id: String, process: u32, role: Role) {
             () = tokio::time::sleep_until(kept_until), if role == Role::Keeper => None,
         };
         match line {
+            // What it was told in the moment of its end it does no more.
+            _ if !is_alive() => break,
             Some(line) if role == Role::Guard => {
                 if helper.guard(&line) {
                     sim.end(&id, process, 0);
