@@ -18,8 +18,6 @@ pub struct Redirected {
 /// One thing to put right, in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Containers that hold names for a run that is gone.
-    NameHolders,
     /// Pairs of an old and a new container of which one has to go.
     HalfReplaced,
     /// The stand-in serves: its deploy is finished, so that the real containers serve again.
@@ -29,14 +27,13 @@ pub enum Recovery {
     },
     /// Nothing serves where redirects lead, or nothing is redirected: redirects, guard and stand-in go, and what is in flight ends first.
     Remove,
+    /// Containers that hold names for a run that is gone: by now the real ones have them.
+    NameHolders,
 }
 
 /// What an earlier run left, first things first; nothing if all is in order.
 pub fn leftovers(project: &Project, observed: &Observation, redirected: Redirected) -> Vec<Recovery> {
     let mut all = Vec::new();
-    if !observed.name_holders.is_empty() {
-        all.push(Recovery::NameHolders);
-    }
     if !observed.half_replaced.is_empty() {
         all.push(Recovery::HalfReplaced);
     }
@@ -47,6 +44,9 @@ pub fn leftovers(project: &Project, observed: &Observation, redirected: Redirect
         true if serves && !members.is_empty() => all.push(Recovery::Finish { members }),
         true => all.push(Recovery::Remove),
         false => {}
+    }
+    if !observed.name_holders.is_empty() {
+        all.push(Recovery::NameHolders);
     }
     all
 }

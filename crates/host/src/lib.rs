@@ -26,6 +26,7 @@ mod listeners;
 mod namespace;
 mod neighbours;
 mod open_files;
+mod outlasting;
 mod packets;
 mod peers;
 pub mod ports;
@@ -38,6 +39,5 @@ pub mod session;
 mod sockopt;
 mod support;
 mod takeover;
-mod ungated;
 
 pub use error::HostError;

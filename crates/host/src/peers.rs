@@ -19,9 +19,9 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use handover_core::net::Protocol;
+use handover_core::redirect::outlasting::Outlasting;
 use handover_core::redirect::peers::{AddressLead, PeerTable, counter_name, straight_counter_name};
 use handover_core::redirect::rules::RuleTable;
-use handover_core::redirect::ungated::Ungated;
 use nlink::netlink::namespace::NetnsId;
 use nlink::netlink::nftables::{Family, NFT_TABLE_F_OWNER};
 use nlink::netlink::{Connection, Nftables};
@@ -36,7 +36,7 @@ use crate::error::HostError;
 use crate::inet_diag::{InetDiag, state};
 use crate::namespace::run_in;
 use crate::protocol::{LeadCount, PeerCounted, PeerLoaded, PeerState, PeersCounted, PeersLoaded};
-use crate::{flows, rules, ungated};
+use crate::{flows, outlasting, rules};
 
 /// What names our own namespace, so that it is one like the others.
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
@@ -71,7 +71,7 @@ struct Owned {
     /// The counters that are there.
     counters: BTreeSet<String>,
     /// What is redirected beyond its end, as far as this process has said so.
-    ungated: Option<Ungated>,
+    outlasting: Option<Outlasting>,
 }
 
 impl Owned {
@@ -210,9 +210,9 @@ impl Wanted {
         }
         if let Some(owned) = table.as_mut() {
             owned.leads(&wanted.leads, &self.rules);
-            if let Some(ungated) = &wanted.ungated {
-                ungated::load(ungated, owned.ungated.as_ref()).await?;
-                owned.ungated = Some(ungated.clone());
+            if let Some(wanted) = &wanted.outlasting {
+                outlasting::load(wanted, owned.outlasting.as_ref()).await?;
+                owned.outlasting = Some(wanted.clone());
             }
         }
         let to_move: &[AddressLead] = if wanted.move_udp { &wanted.leads } else { &[] };
@@ -305,7 +305,7 @@ async fn create(rules: &RuleTable) -> Result<Owned, HostError> {
             leads: Vec::new(),
             known: BTreeSet::new(),
             counters: BTreeSet::new(),
-            ungated: None,
+            outlasting: None,
         });
     };
     // An older kernel does not know the flag and says what it says to anything that it does not know.
@@ -382,7 +382,7 @@ pub(crate) async fn try_out(sandbox: PathBuf) -> Result<(), HostError> {
         AddressLead { from: address("2001:db8::1")?, to: address("2001:db8::2")? },
     ];
     let held = vec![address("192.0.2.3")?, address("2001:db8::3")?];
-    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: false, ungated: None };
+    let table = PeerTable { sandbox, leads, held, closed: Vec::new(), keep: false, move_udp: false, outlasting: None };
     let gone = || HostError::Kernel { doing: "entering it".into(), source: io::Error::from_raw_os_error(libc::ENOENT) };
     let peers = Peers::new("trial");
     let removal = PeerTable { sandbox: table.sandbox.clone(), ..PeerTable::default() };

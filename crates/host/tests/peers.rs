@@ -498,9 +498,9 @@ fn callers_are_counted_by_address() -> Outcome {
 }
 
 /// Away from the new container, for so many seconds, also when nobody is left; without any: nothing of the kind.
-fn ungated(table: Value, redirects: Value, seconds: u64) -> Value {
+fn outlasting(table: Value, redirects: Value, seconds: u64) -> Value {
     let mut table = table;
-    table["ungated"] = json!({"project": "shop", "redirects": redirects, "seconds": seconds});
+    table["outlasting"] = json!({"project": "shop", "redirects": redirects, "seconds": seconds});
     table
 }
 
@@ -510,12 +510,12 @@ fn what_is_not_gated_gets_no_client_although_everybody_is_gone_until_its_time_is
     let network = Network::new()?;
     let new_to_old = json!([{"from": NEW[0], "to": OLD[0]}, {"from": NEW[1], "to": OLD[1]}]);
     let mut session = Helper::start(&["session"])?;
-    let wanted = ungated(network.table(new_to_old.clone()), new_to_old, TIME.as_secs());
+    let wanted = outlasting(network.table(new_to_old.clone()), new_to_old, TIME.as_secs());
     load(&mut session, wanted)?;
     let began = Instant::now();
     session.child.kill()?;
     // Its own table goes with it; what remains redirects, and says when it ends.
-    while tables_in(&network.peer)? != ["handover_ungated-shop"] {
+    while tables_in(&network.peer)? != ["handover_outlasting-shop"] {
         assert!(began.elapsed() < TIME, "{:?}", tables_in(&network.peer)?);
     }
     for to in NEW {
@@ -529,17 +529,17 @@ fn what_is_not_gated_gets_no_client_although_everybody_is_gone_until_its_time_is
 }
 
 #[test]
-fn the_next_session_takes_out_what_an_earlier_one_left_for_the_ungated() -> Outcome {
+fn the_next_session_takes_out_what_outlasted_an_earlier_one() -> Outcome {
     let network = Network::new()?;
     let new_to_old = json!([{"from": NEW[0], "to": OLD[0]}]);
     let mut session = Helper::start(&["session"])?;
-    load(&mut session, ungated(network.table(new_to_old.clone()), new_to_old, 600))?;
+    load(&mut session, outlasting(network.table(new_to_old.clone()), new_to_old, 600))?;
     session.child.kill()?;
     let mut next = Helper::start(&["session"])?;
-    let mut kept = ungated(network.table(json!([])), json!([]), 600);
+    let mut kept = outlasting(network.table(json!([])), json!([]), 600);
     kept["keep"] = json!(true);
     load(&mut next, kept.clone())?;
-    assert!(!tables_in(&network.peer)?.contains(&"handover_ungated-shop".to_owned()));
+    assert!(!tables_in(&network.peer)?.contains(&"handover_outlasting-shop".to_owned()));
     assert_eq!(network.who(NEW[0])?, "new");
     // The same once more changes nothing.
     load(&mut next, kept)?;

@@ -338,13 +338,13 @@ impl Helper {
             Some(process) => match rules("sim", &table) {
                 Err(error) => PeerState::Failed(Failure { what: error.to_string(), hint: None, cancelled: false }),
                 Ok(_) => {
-                    if let Some(ungated) = &table.ungated {
-                        let key = (process, ungated.project.clone());
-                        if ungated.redirects.is_empty() {
-                            world.ungated.remove(&key);
-                        } else if world.ungated.get(&key).is_none_or(|(before, _)| before != ungated) {
-                            let until = Instant::now() + Duration::from_secs(ungated.seconds);
-                            world.ungated.insert(key, (ungated.clone(), until));
+                    if let Some(outlasting) = &table.outlasting {
+                        let key = (process, outlasting.project.clone());
+                        if outlasting.redirects.is_empty() {
+                            world.outlasting.remove(&key);
+                        } else if world.outlasting.get(&key).is_none_or(|(before, _)| before != outlasting) {
+                            let until = Instant::now() + Duration::from_secs(outlasting.seconds);
+                            world.outlasting.insert(key, (outlasting.clone(), until));
                         }
                     }
                     let is = |one: &ClientTable| one.holder == self.id && one.process == process;

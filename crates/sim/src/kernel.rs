@@ -82,9 +82,9 @@ impl World {
             }
         }
         let now = Instant::now();
-        let ungated = self.ungated.iter().filter(|((of, _), (_, until))| *of == process && *until > now);
-        let mut last = ungated.filter_map(|(_, (ungated, _))| {
-            let rules = handover_core::redirect::ungated::rules(ungated);
+        let outlasting = self.outlasting.iter().filter(|((of, _), (_, until))| *of == process && *until > now);
+        let mut last = outlasting.filter_map(|(_, (one, _))| {
+            let rules = handover_core::redirect::outlasting::rules(one);
             let sets = rules.expiring.clone();
             let holds = |name: &str| sets.iter().any(|set| set.name == name && set.address == packet.to);
             match ask(&rules, ChainHook::NatOutputLast, &packet, &holds) {
@@ -114,6 +114,10 @@ impl World {
 }
 
 fn taken(container: &Container) -> Taken {
+    // Our helpers listen at nothing.
+    if !container.label("handover.role").is_empty() {
+        return Taken::Refused;
+    }
     if container.is_ready() {
         Taken::By { id: container.id.clone(), image: container.image.clone() }
     } else {

@@ -240,8 +240,7 @@ impl Process {
             let is_theirs =
                 |one: &&Container| projects.iter().any(|project| one.label("com.docker.compose.project") == project);
             let theirs = world.containers.values().filter(is_theirs);
-            let newest = theirs.filter_map(|one| Some((one.process()?, one.id.clone()))).max();
-            newest
+            theirs.filter_map(|one| Some((one.process()?, one.id.clone()))).max()
         };
         if let Some((process, id)) = found {
             if let Some(container) = sim.world().containers.get_mut(&id) {

@@ -18,30 +18,37 @@ pub enum Stack {
     Published,
     /// `app` is called by name, by a proxy of another project, and is rolled.
     Called,
-    /// `web` publishes port 8080 and calls `api`, which publishes nothing; both have a new version.
+    /// The same with two containers.
+    Replicas,
+    /// `web` publishes port 8080, `api` is called by name; both have a new version, and neither is rolled.
     Both,
 }
 
 /// All of them.
-pub const STACKS: [Stack; 3] = [Stack::Published, Stack::Called, Stack::Both];
+pub const STACKS: [Stack; 4] = [Stack::Published, Stack::Called, Stack::Replicas, Stack::Both];
+
+/// Versions of Compose that order their calls differently.
+pub const COMPOSES: [&str; 2] = ["2.26.1", "2.40.3"];
 
 impl Stack {
     /// The compose file with this version, as `docker compose config` prints it.
     pub fn file(self, version: &str) -> Value {
         let published = json!([{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp"}]);
         let mut services = serde_json::Map::new();
-        if self != Self::Called {
+        let is_rolled = matches!(self, Self::Called | Self::Replicas);
+        if !is_rolled {
             services.insert(
                 "web".to_owned(),
                 json!({"image": format!("web:{version}"), "networks": {"default": null}, "ports": published,
                     "command": null, "entrypoint": null}),
             );
         }
-        if self == Self::Called {
+        if is_rolled {
+            let replicas = if self == Self::Replicas { 2 } else { 1 };
             services.insert(
                 "app".to_owned(),
                 json!({"image": format!("app:{version}"), "networks": {"default": null}, "expose": ["80"],
-                    "command": null, "entrypoint": null}),
+                    "command": null, "entrypoint": null, "deploy": {"replicas": replicas}}),
             );
         }
         if self == Self::Both {
@@ -51,20 +58,19 @@ impl Stack {
                     "command": null, "entrypoint": null}),
             );
         }
-        let settings = match self {
-            Self::Called => json!({"services": {"app": {"strategy": "rolling"}}}),
-            _ => Value::Null,
-        };
         let mut file = json!({"name": PROJECT, "services": services,
             "networks": {"default": {"name": format!("{PROJECT}_default"), "ipam": {}}}});
-        if !settings.is_null() {
-            file["x-handover"] = settings;
+        if is_rolled {
+            file["x-handover"] = json!({"services": {"app": {"strategy": "rolling"}}});
         }
         file
     }
 
-    /// A world in which the first version of it runs and is called. The clients end when they are dropped.
-    pub async fn running(self) -> (Sim, Vec<Client>) {
+    /// A world with this Compose in which the first version of it runs and is called. The clients end when they are dropped.
+    ///
+    /// # Panics
+    /// If the first deploy fails.
+    pub async fn running(self, compose: &'static str) -> (Sim, Vec<Client>) {
         let sim = Sim::default();
         {
             let mut world = sim.world();
@@ -78,15 +84,16 @@ impl Stack {
             }
             world.images.insert("proxy:1".to_owned());
             world.file = self.file("v1");
+            world.compose_version = compose;
         }
         let first = bounded(&sim, &["up"]).await;
         assert_eq!(first.code, Some(0), "the first deploy: {:?}", first.told);
         let mut callers = Vec::new();
-        if self != Self::Called {
+        if matches!(self, Self::Published | Self::Both) {
             callers.push(clients::of_port(&sim, 8080));
         }
         if self != Self::Published {
-            let name = if self == Self::Called { "app" } else { "api" };
+            let name = if self == Self::Both { "api" } else { "app" };
             let proxy = proxy(&sim);
             callers.push(clients::of_name(&sim, &proxy, &format!("{PROJECT}_default"), name));
         }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use handover_core::net::Protocol;
+use handover_core::redirect::outlasting::Outlasting;
 use handover_core::redirect::peers::{AddressLead, PeerTable};
 use handover_core::redirect::ports::PortTable;
-use handover_core::redirect::ungated::Ungated;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ pub struct World {
     /// Tables in the network namespaces of clients.
     pub client_tables: Vec<ClientTable>,
     /// Redirects that nobody holds, by process (0 is the host) and project, with the end of their time.
-    pub ungated: BTreeMap<(u32, String), (Ungated, Instant)>,
+    pub outlasting: BTreeMap<(u32, String), (Outlasting, Instant)>,
     /// What the engine has told, last things last.
     pub log: VecDeque<EngineEvent>,
     /// What it tells.
@@ -280,7 +280,7 @@ impl Default for Sim {
             compose_version: "2.40.3",
             port_tables: BTreeMap::new(),
             client_tables: Vec::new(),
-            ungated: BTreeMap::new(),
+            outlasting: BTreeMap::new(),
             log: VecDeque::new(),
             told: broadcast::channel(4096).0,
             redirected: BTreeMap::new(),
@@ -509,7 +509,7 @@ impl World {
         }
         if let Some(process) = process {
             self.client_tables.retain(|table| table.process != process && table.holder != id);
-            self.ungated.retain(|(of, _), _| *of != process);
+            self.outlasting.retain(|(of, _), _| *of != process);
         }
         self.tell("container", "die", id, &[]);
         if auto_remove {

@@ -30,12 +30,12 @@ pub struct CalledMember {
 
 /// The clients inside; `None` if nobody is there who could call. Databases and caches that are known call nobody, but what
 /// only sounds like one (`rabbitmq-consumer`) and depends on a member does.
-pub(super) fn inside(project: &Project, observed: &Observation, group: &BTreeSet<String>) -> Option<InsidePlan> {
+pub fn inside(project: &Project, observed: &Observation, group: &BTreeSet<String>) -> Option<InsidePlan> {
     let members: Vec<CalledMember> = group
         .iter()
         .map(|name| &project.services[name])
         .filter(|service| !service.networks.is_empty())
-        .filter(|service| observed.of_service(&service.name).any(|container| container.running))
+        .filter(|service| serves(&service.name, observed))
         .map(|service| CalledMember {
             service: service.name.clone(),
             networks: networks(service, project),
@@ -56,6 +56,13 @@ pub(super) fn inside(project: &Project, observed: &Observation, group: &BTreeSet
     let all = observed.containers.iter().chain(&observed.foreign);
     let peers: Vec<String> = all.filter(is_outside).filter(shares).map(|container| container.name.clone()).collect();
     (!peers.is_empty()).then_some(InsidePlan { peers, members })
+}
+
+/// Whether a real container runs, or one of a stand-in that an earlier run has left.
+fn serves(service: &str, observed: &Observation) -> bool {
+    let standin = standin::service_name(service);
+    let standins = observed.standin.iter().filter(|container| container.service == standin);
+    observed.of_service(service).chain(standins).any(|container| container.running)
 }
 
 fn networks(service: &Service, project: &Project) -> Vec<String> {

@@ -29,7 +29,7 @@ use crate::plan::group::Group;
 use crate::plan::references::References;
 use crate::settings::VolumeUse;
 
-pub use inside::{CalledMember, InsidePlan};
+pub use inside::{CalledMember, InsidePlan, inside};
 use rolling::Rolled;
 pub use rolling::{ComposeStarts, RollingPlan, RouterPlan};
 

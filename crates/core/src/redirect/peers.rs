@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::net::IpVersion;
+use crate::redirect::outlasting::Outlasting;
 use crate::redirect::rules::{Action, ChainHook, Match, Rule, RuleChain, RuleTable};
-use crate::redirect::ungated::Ungated;
 
 const LEADS: &str = "lead_from_peer";
 const HELD: &str = "hold";
@@ -49,7 +49,7 @@ pub struct PeerTable {
     pub move_udp: bool,
     /// What is redirected beyond the end of whoever holds this table. `None`: nothing is changed about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ungated: Option<Ungated>,
+    pub outlasting: Option<Outlasting>,
 }
 
 /// A network where a container is about to start whose address is not known yet, and which nobody may reach before it is.

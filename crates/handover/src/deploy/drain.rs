@@ -48,6 +48,11 @@ impl Drains {
         Ok(())
     }
 
+    /// The drains of others, too.
+    pub(crate) fn append(&mut self, others: Self) {
+        self.under_way.extend(others.under_way);
+    }
+
     /// Closes connections as they are idle and waits for the others, until none is left or the deadline comes.
     pub(crate) async fn finish(self, session: &Helper, events: &Events) -> Result<DrainSummary> {
         for (_, drain) in &self.under_way {

@@ -1,9 +1,13 @@
 //! What an earlier run left is put right first: [`handover_core::recover`] says what, and this does it.
 
+use std::collections::BTreeSet;
+
+use handover_core::compose::calls::{Containers, Wants};
 use handover_core::compose::service_names::ServiceNames;
+use handover_core::gate::State;
 use handover_core::observation::Observation;
 use handover_core::plan::standin::project_name;
-use handover_core::plan::{Renewal, Request, StandInPlan, plan};
+use handover_core::plan::{InsidePlan, Renewal, Request, StandInPlan, inside, plan};
 use handover_core::recover::{Recovery, Redirected, leftovers};
 use handover_host::protocol::{Counters, SessionOp, Support, Unloaded};
 
@@ -15,8 +19,12 @@ use crate::deploy::settle;
 use crate::deploy::standin::cutback::unfinished;
 use crate::deploy::standin::cutover::port_table;
 use crate::deploy::standin::guard::Guard;
+use crate::deploy::traffic::internal_clients::Inside;
+use crate::deploy::traffic::proxy_clients::ProxyClients;
+use crate::deploy::traffic::redirects::Switch;
+use crate::engine_proxy::{Call, EngineProxy};
 use crate::event::{Event, Proof, Step};
-use crate::failure::{Exit, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
 
 impl Deploy {
@@ -42,7 +50,21 @@ impl Deploy {
             done.map_err(crate::deploy::one)?;
             observed = self.observe().await?;
         }
+        if anything {
+            self.take_out_what_outlasted(&observed).await.map_err(crate::deploy::one)?;
+        }
         Ok((observed, anything))
+    }
+
+    /// Takes out the redirects of an earlier run that nobody holds, in the namespaces of everybody who may have them.
+    async fn take_out_what_outlasted(&self, observed: &Observation) -> Result<()> {
+        let networks = observed.containers.iter().flat_map(|one| one.networks.keys().cloned()).collect();
+        let time = Some(self.gate(observed).deadline);
+        match Switch::begin(self, observed, networks, &[], false, &[], time).await {
+            // Where redirects of clients cannot be loaded, nobody has loaded any.
+            Err(failure) if failure.exit != Exit::Host => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     /// What the kernel redirects, whoever loaded it. A kernel that cannot be asked redirects nothing, and a table of that name that is
@@ -65,8 +87,14 @@ impl Deploy {
             let redirected = Redirected { loaded: true, redirects: true };
             return self.remove_what_does_not_serve(observed, redirected).await;
         };
+        let group: BTreeSet<String> = members.iter().cloned().collect();
+        let called = inside(&self.project, observed, &group);
+        let clients = self.clients_of_earlier_run(called.as_ref(), &standin, observed).await?;
         let old = self.entry_containers(&standin, observed).await?;
-        let drains = Drains::listen(self, &old)?;
+        let mut drains = Drains::listen(self, &old)?;
+        if let Some(clients) = &clients {
+            drains.append(clients.listen_behind(false).await?);
+        }
         self.events.step(Step::Drain, drains.finish(&self.session, &self.events)).await?;
         self.stop_old(&standin, observed, &old).await?;
         let renewals: Vec<Renewal> = plan(&self.project, observed, &Request::default())
@@ -75,14 +103,93 @@ impl Deploy {
             .filter(|renewal| members.contains(&renewal.service))
             .collect();
         if let Some(members) = ServiceNames::new(members.iter().cloned()) {
-            let settling = settle::settle_services(&self.compose, &members, &renewals, &self.events);
+            let settling = self.settle_members(&members, &renewals, clients.as_ref());
             self.events.step(Step::Settle, settling).await?;
         }
         let names: Vec<&str> = members.iter().map(String::as_str).collect();
-        self.gate_real(&names, observed, false).await?;
-        self.cut_back(guard, &standin, &[], None, &mut Proof::default()).await?;
+        self.gate_real(&names, observed, clients.is_some()).await?;
+        if let Some(clients) = &clients {
+            clients.lead_to_real().await?;
+            // First of all, since the engine's proxies of published ports call the stand-in as clients do. It stays until nobody needs
+            // what an earlier run has redirected to it.
+            guard.release().await?;
+            let proxies = clients.switch.nginx().await.into_iter().map(|(id, _)| id).collect();
+            let spared = ProxyClients::listen(self, proxies).await;
+            clients.end(&spared).await?;
+            spared.finish().await;
+        }
+        let guard = self.cut_back(guard, &standin, &[], clients.as_ref(), &mut Proof::default()).await?;
+        guard.remove(&self.engine, &self.session).await?;
         settle::remove_renewed_volumes(&self.engine, &renewals).await;
         Ok(())
+    }
+
+    /// The clients inside of a stand-in that serves, where there are any and the kernel can redirect them. What the earlier run has
+    /// redirected beyond its end stays as it is until they are through.
+    async fn clients_of_earlier_run<'a>(
+        &'a self,
+        called: Option<&'a InsidePlan>,
+        standin: &StandInPlan,
+        observed: &Observation,
+    ) -> Result<Option<Inside<'a>>> {
+        let Some(called) = called else { return Ok(None) };
+        let mut containers = Vec::new();
+        for (id, _) in self.engine.containers_of_standin(&standin.project).await? {
+            containers.extend(self.engine.inspect(&id).await?.filter(|found| found.state == State::Running));
+        }
+        let found = async {
+            let clients = Inside::find(self, &BTreeSet::new(), called, observed, &containers).await?;
+            clients.adopt_names(observed).await?;
+            clients.lead_to_standin().await?;
+            clients.hold_names().await?;
+            Ok(clients)
+        };
+        match found.await {
+            Ok(clients) => Ok(Some(clients)),
+            Err(Failure { exit: Exit::Host, .. }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Compose brings the members up to date. Whoever calls one that starts reaches the stand-in until it has passed its gate.
+    async fn settle_members(
+        &self,
+        members: &ServiceNames,
+        renewals: &[Renewal],
+        clients: Option<&Inside<'_>>,
+    ) -> Result<()> {
+        let Some(clients) = clients else {
+            return settle::settle_services(&self.compose, members, renewals, &self.events).await;
+        };
+        // Those that are there and do not run start like those that Compose makes.
+        let mut known = Containers::default();
+        for (id, service) in self.engine.containers_of_project(&self.project.name).await? {
+            if members.as_slice().contains(&service)
+                && let Some(found) = self.engine.inspect(&id).await?.filter(|found| found.state != State::Running)
+            {
+                known.made(&found.id, &found.name);
+            }
+        }
+        let (proxy, mut calls) = EngineProxy::open(&self.engine, known)?;
+        let compose = self.compose.through(proxy.host());
+        let settling = settle::settle_services(&compose, members, renewals, &self.events);
+        tokio::pin!(settling);
+        loop {
+            tokio::select! {
+                biased;
+                Some(call) = calls.recv() => match call {
+                    Call::Held(call) if call.wants == Wants::Start => {
+                        let service = self.engine.inspect(&call.container).await?.map(|found| found.service);
+                        if let Err(failure) = clients.start(&service.unwrap_or_default(), call).await {
+                            self.events.emit(Event::Note(failure.to_string()));
+                        }
+                    }
+                    Call::Held(call) => call.pass(),
+                    Call::Created { .. } | Call::Renamed { .. } => {}
+                },
+                settled = &mut settling => return settled,
+            }
+        }
     }
 
     /// The guard that holds the redirects to a stand-in that serves, with the addresses that the stand-in has now: they change when it

@@ -17,7 +17,7 @@ use crate::failure::{Result, engine_status};
 
 impl Engine {
     /// Creates a container that holds these names on these networks of the engine, and removes one that a run which is gone has
-    /// left; its id. It ends with the connection that is attached to it before it is started, and the engine removes it then.
+    /// left; its id. It stays until somebody removes it: should this process die, the names still resolve.
     pub(crate) async fn create_name_holder(
         &self,
         project: &str,
@@ -74,13 +74,10 @@ impl Engine {
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             entrypoint: Some(vec!["/handover".to_owned()]),
-            // It waits for the end of its input, and is asked nothing.
+            // It waits for the end of its input, which never comes, and is asked nothing.
             cmd: Some(vec![super::Role::Session.word().to_owned()]),
             labels: Some(labels),
             open_stdin: Some(true),
-            stdin_once: Some(true),
-            attach_stdin: Some(true),
-            attach_stdout: Some(true),
             host_config: Some(HostConfig {
                 network_mode: Some(first.clone()),
                 auto_remove: Some(true),

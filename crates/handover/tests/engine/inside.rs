@@ -4,7 +4,7 @@
 use handover_lab::load::{Kind, Report};
 
 use crate::harness::client::Client;
-use crate::harness::{Stack, assert_few_retries, docker_lines, inspect, wait_until};
+use crate::harness::{SOON, Stack, assert_few_retries, docker_lines, finish, inspect, wait_until};
 
 /// `web` publishes a port and passes requests to `app`; both boot slowly.
 const TWO: &str = r#"
@@ -102,5 +102,35 @@ fn a_version_that_fails_leaves_who_calls_by_name_with_the_old_one() {
         let seen: Vec<&str> = stream.versions.iter().map(|seen| seen.value.as_str()).collect();
         assert_eq!(seen, ["v1"], "{}", report.table());
     }
+    nothing_of_ours_is_left(&stack);
+}
+
+/// Once the old containers are stopped their names are ours to hold. Killed then, nothing of ours holds anything but the kernel and
+/// the engine.
+#[test]
+fn who_calls_by_name_notices_neither_a_killed_deploy_nor_the_run_that_finishes_it() {
+    let mut stack = Stack::new("inside-killed");
+    stack.compose_file(TWO);
+    stack.start();
+    let client = requests(&stack, &["web:80".into(), "app:80".into()]);
+    let load = stack.load([stack.stream(Kind::New, 40.0)]);
+    stack.set("VERSION", "v2");
+    let mut up = stack.spawn_up(&[]);
+    up.wait_step("settle");
+    up.signal("KILL");
+    drop(up);
+    let more = load.progress().total.ok + 100;
+    let goes_on = load.wait_for(SOON, |progress| progress.total.ok > more);
+    let again = stack.up(&["--output", "json"]).expect_success();
+    let report = finish(load, "v2");
+    assert!(goes_on, "{}\n{again}", report.table());
+    report.assert_nothing_noticed();
+    let report = client.finish();
+    if let Some(failures) = report.failures() {
+        panic!("{failures}\n{again}");
+    }
+    assert_few_retries(&report);
+    assert_sees_the_new_version(&report);
+    stack.assert_done();
     nothing_of_ours_is_left(&stack);
 }

@@ -16,6 +16,7 @@ use handover_core::compose::project::Service;
 use handover_core::net::Protocol;
 use handover_core::observation::Observation;
 use handover_core::plan::Plan;
+use handover_core::plan::standin::service_name;
 
 use crate::deploy::context::Deploy;
 use crate::deploy::rolling::compose_calls::Roll;
@@ -100,7 +101,7 @@ impl Deploy {
         let settled = self.events.step(step, following).await;
         drop(proxy);
         for (old, new) in roll.update.pairs() {
-            hands.mend(old, new).await?;
+            hands.mend(old, new, true).await?;
         }
         let back = roll.services_that_go_back();
         if !back.is_empty() {
@@ -158,15 +159,19 @@ impl Deploy {
         self.events
             .emit(Event::Resumed("an earlier run left containers half-replaced; that is put right first".to_owned()));
         let networks = observed.half_replaced.iter().flat_map(|one| one.networks.keys().cloned()).collect();
-        let switch =
-            Switch::begin(self, observed, networks, &[], false, &[], Some(self.gate(observed).deadline)).await?;
+        // While a stand-in is there, clients may still need what outlasted the earlier run; it is taken out later.
+        let ungated_for = Some(self.gate(observed).deadline).filter(|_| observed.standin.is_empty());
+        let switch = Switch::begin(self, observed, networks, &[], false, &[], ungated_for).await?;
         let (serving, live) = (Cell::new(usize::MAX), Cell::default());
         let routers = Routers::default();
         let interrupt = Some(interrupt);
         let hands = Hands { deploy: self, observed, switch: &switch, routers: &routers, interrupt, serving, live };
         for half in &observed.half_replaced {
             if let Some((old, _)) = temporary_name(&half.name) {
-                hands.mend(old, &half.id).await?;
+                // While its stand-in serves it is started as such, so that nobody meets it before it is ready.
+                let standin = service_name(&half.service);
+                let is_stood_in_for = observed.standin.iter().any(|one| one.running && one.service == standin);
+                hands.mend(old, &half.id, !is_stood_in_for).await?;
             }
         }
         // A router may have been told of what is gone now.

@@ -129,8 +129,9 @@ impl Hands<'_> {
         }
     }
 
-    /// Makes a pair whole whose replacement ended half-way. May be repeated.
-    pub(crate) async fn mend(&self, old: &str, new: &str) -> Result<()> {
+    /// Makes a pair whole whose replacement ended half-way. May be repeated. `starts`: what takes the place of an old one that has
+    /// ended is started.
+    pub(crate) async fn mend(&self, old: &str, new: &str, starts: bool) -> Result<()> {
         let (before, after) = tokio::try_join!(self.deploy.engine.inspect(old), self.deploy.engine.inspect(new))?;
         let half = |one: &Option<Inspected>| match one {
             Some(found) if found.state == State::Running => Half::Runs,
@@ -152,7 +153,7 @@ impl Hands<'_> {
                 if let Some((_, name)) = temporary_name(&name) {
                     engine.rename(new, name).await?;
                 }
-                engine.start(new).await
+                if starts { engine.start(new).await } else { Ok(()) }
             }
         }
     }

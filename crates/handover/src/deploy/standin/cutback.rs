@@ -41,7 +41,8 @@ impl Deploy {
             .await
     }
 
-    /// Leads new connections to the real containers again, drains the stand-in and removes it.
+    /// Leads new connections to the real containers again, drains the stand-in and removes it. The guard leads nothing more and stays:
+    /// by it the next run sees that something is left, should this one end before all redirects are gone.
     pub(crate) async fn cut_back(
         &self,
         guard: Guard,
@@ -49,7 +50,7 @@ impl Deploy {
         leads: &[PortLead],
         inside: Option<&Inside<'_>>,
         proof: &mut Proof,
-    ) -> Result<()> {
+    ) -> Result<Guard> {
         let entries = self.standin_entries(standin).await?;
         let drains = Drains::listen(self, &entries)?;
         let behind = match inside {
@@ -68,7 +69,7 @@ impl Deploy {
             .await?;
         let retired = self.events.step(Step::CleanUp, self.retire_standin(standin, &entries, drains, behind)).await?;
         proof.drained.add(&retired);
-        guard.remove(&self.engine, &self.session).await
+        Ok(guard)
     }
 
     /// Lets what is under way with a stand-in that nothing new reaches end, and removes it.

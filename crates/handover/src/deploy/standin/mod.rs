@@ -23,7 +23,7 @@ use crate::deploy::standin::bring_up::BringUp;
 use crate::deploy::standin::cutback::unfinished;
 use crate::deploy::standin::cutover::port_table;
 use crate::deploy::standin::guard::Guard;
-use crate::deploy::traffic::internal_clients::Inside;
+use crate::deploy::traffic::internal_clients::{Inside, OUTLASTS};
 use crate::deploy::traffic::proxy_clients::ProxyClients;
 use crate::engine::Inspected;
 use crate::event::{DrainSummary, Event, Proof, Step};
@@ -91,7 +91,8 @@ impl<'a> HandOver<'a> {
                     if let Some(inside) = inside {
                         inside.lead_back().await?;
                     }
-                    deploy.cut_back(guard, standin, &leads, inside, &mut proof).await
+                    let guard = deploy.cut_back(guard, standin, &leads, inside, &mut proof).await?;
+                    guard.remove(&deploy.engine, &deploy.session).await
                 };
                 deploy.note_what_is_left(deploy.events.step(Step::Back, back).await);
                 return Err(failure);
@@ -120,14 +121,15 @@ impl<'a> HandOver<'a> {
             };
             let clients = ProxyClients::listen(deploy, proxies).await;
             let cutting_back = deploy.cut_back(guard, standin, &leads, inside, &mut proof);
-            match inside {
+            let guard = match inside {
                 Some(inside) => inside.switch.watching(cutting_back).await?,
                 None => cutting_back.await?,
-            }
+            };
             if let Some(inside) = inside {
                 proof.led.push(("clients inside".to_owned(), inside.end(&clients).await?));
                 proof.drained.add(&clients.finish().await);
             }
+            guard.remove(&deploy.engine, &deploy.session).await?;
             deploy.remove_old_code(plan).await;
             Ok(())
         };
@@ -201,8 +203,9 @@ impl<'a> HandOver<'a> {
     async fn find_inside(&self, containers: &[Inspected]) -> Result<Option<ClientsInside<'a>>> {
         let Self { deploy, plan, standin, observed, .. } = *self;
         let Some(inside) = standin.inside.as_ref() else { return Ok(None) };
+        let rolled = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         let found = async {
-            let led = Inside::find(deploy, plan, inside, observed, containers).await?;
+            let led = Inside::find(deploy, &rolled, inside, observed, containers).await?;
             let behind = led.listen_behind(false).await?;
             Ok(ClientsInside { led, behind })
         };
@@ -213,6 +216,7 @@ impl<'a> HandOver<'a> {
     }
 
     async fn lead_inside(&self, inside: ClientsInside<'a>) -> Result<Option<ClientsInside<'a>>> {
+        inside.led.switch.outlast(OUTLASTS).await;
         let Err(failure) = inside.led.lead_to_standin().await else { return Ok(Some(inside)) };
         Drains::give_up(&self.deploy.session, &inside.behind.requests());
         // What was led is led nowhere else once the tables go with it.

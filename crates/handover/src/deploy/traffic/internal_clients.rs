@@ -3,14 +3,15 @@
 //! are led there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use bollard::container::AttachContainerResults;
 use futures_util::future::{join_all, try_join_all};
 use handover_core::gate::State;
+use handover_core::identity::{NAME_HOLDER, helper_name};
 use handover_core::net::Protocol;
 use handover_core::observation::Observation;
 use handover_core::plan::standin::service_name;
-use handover_core::plan::{CalledMember, InsidePlan, Plan};
+use handover_core::plan::{CalledMember, InsidePlan};
 use tokio::sync::Mutex;
 
 use crate::deploy::context::Deploy;
@@ -20,7 +21,11 @@ use crate::deploy::traffic::proxy_clients::ProxyClients;
 use crate::deploy::traffic::redirects::Switch;
 use crate::engine::Inspected;
 use crate::engine_proxy::HeldCall;
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Result};
+
+/// How long clients are redirected to the stand-in when everything of ours has died and nobody runs handover again. After that an
+/// address of before may well be another's.
+pub(crate) const OUTLASTS: Duration = Duration::from_secs(3600);
 
 /// The clients inside, of one stand-in.
 pub(crate) struct Inside<'a> {
@@ -31,8 +36,8 @@ pub(crate) struct Inside<'a> {
     members: BTreeMap<String, Member>,
     /// The real containers that Compose has made anew, names by id.
     real: Mutex<BTreeMap<String, String>>,
-    /// What holds the names of members, by service; each ends with its connection.
-    holders: Mutex<BTreeMap<String, (Inspected, AttachContainerResults)>>,
+    /// What holds the names of members, by service. They outlive us, as the redirects from their addresses do.
+    holders: Mutex<BTreeMap<String, Inspected>>,
 }
 
 /// A member that can be called from inside.
@@ -47,7 +52,7 @@ impl<'a> Inside<'a> {
     /// Finds out who may call what. Nothing is led yet, apart from what an earlier deploy has kept.
     pub(crate) async fn find(
         deploy: &'a Deploy,
-        plan: &'a Plan,
+        rolled: &BTreeSet<&str>,
         inside: &'a InsidePlan,
         observed: &Observation,
         standin: &[Inspected],
@@ -57,16 +62,16 @@ impl<'a> Inside<'a> {
             let running = observed.of_service(service).filter(|container| container.running);
             let old = try_join_all(running.map(|container| deploy.engine.inspect(&container.id))).await?;
             let old: Vec<Inspected> = old.into_iter().flatten().collect();
-            let ports = try_join_all(old.iter().map(|container| deploy.used_ports(container))).await?;
+            let stands_in = |container: &&Inspected| container.service == service_name(service);
+            let standin: Vec<Inspected> = standin.iter().filter(stands_in).cloned().collect();
+            let both = old.iter().chain(&standin);
+            let ports = try_join_all(both.map(|container| deploy.used_ports(container))).await?;
             // A code carrier, say, listens at nothing and cannot be called.
             if ports.iter().all(Vec::is_empty) {
                 continue;
             }
-            let stands_in = |container: &&Inspected| container.service == service_name(service);
-            let standin = standin.iter().filter(stands_in).cloned().collect();
             members.insert(service.clone(), Member { old, standin });
         }
-        let rolled: BTreeSet<&str> = plan.rolling.iter().map(|rolling| rolling.service.as_str()).collect();
         let rolled_networks = observed
             .containers
             .iter()
@@ -105,13 +110,13 @@ impl<'a> Inside<'a> {
             for old in &member.old {
                 self.switch.free(old).await?;
             }
-            let holder = self.holders.lock().await.get(service).map(|(holder, _)| holder.clone());
+            let holder = self.holders.lock().await.get(service).cloned();
             if let (Some(holder), Some(old)) = (holder, member.old.first()) {
                 self.switch.lead(&holder, old).await?;
                 self.give_names_back(service).await?;
             }
         }
-        Ok(())
+        self.switch.let_go().await
     }
 
     /// The connections that members behind the entry services have, to be drained before those are stopped.
@@ -136,16 +141,29 @@ impl<'a> Inside<'a> {
         join_all(holding).await.into_iter().collect()
     }
 
+    /// Takes over who holds the names for an earlier run.
+    pub(crate) async fn adopt_names(&self, observed: &Observation) -> Result<()> {
+        for holder in observed.name_holders.iter().filter(|holder| holder.running) {
+            let prefix = format!("{}-", helper_name(&self.deploy.project.name, NAME_HOLDER));
+            let Some(service) = holder.name.strip_prefix(&prefix) else { continue };
+            let standin = self.members.get(service).and_then(|member| member.standin.first());
+            if let (Some(standin), Some(holder)) = (standin, self.deploy.engine.inspect(&holder.id).await?) {
+                self.switch.lead(&holder, standin).await?;
+                self.holders.lock().await.insert(service.to_owned(), holder);
+            }
+        }
+        Ok(())
+    }
+
     async fn hold_names_of(&self, member: &CalledMember) -> Result<()> {
         let Deploy { engine, project, image, .. } = self.deploy;
         let CalledMember { service, networks, names } = member;
         let Some(standin) = self.members.get(service).and_then(|member| member.standin.first()) else { return Ok(()) };
+        if self.holders.lock().await.contains_key(service) {
+            return Ok(());
+        }
         let id = engine.create_name_holder(&project.name, service, image, networks, names).await?;
-        let held = async {
-            let attached = engine.attach(&id).await?;
-            Ok::<_, Failure>((self.switch.start(&id, standin).await?, attached))
-        };
-        match held.await {
+        match self.switch.start(&id, standin).await {
             Ok(held) => {
                 self.holders.lock().await.insert(service.clone(), held);
                 Ok(())
@@ -164,7 +182,7 @@ impl<'a> Inside<'a> {
 
     /// Compose wants to start a real container: it is started so that who calls it reaches the stand-in until it has passed its
     /// gate, and has its names for itself from now on. What starts after it must not learn an address that goes away.
-    /// An error says that they may see its restart; Compose goes on.
+    /// An error says that they may see its restart; Compose goes on. Where it cannot be started so, Compose is refused.
     pub(crate) async fn start(&self, service: &str, call: HeldCall) -> Result<()> {
         let started = async {
             let Some(standin) = self.members.get(service).and_then(|member| member.standin.first()) else {
@@ -173,19 +191,27 @@ impl<'a> Inside<'a> {
             self.switch.start(&call.container, standin).await?;
             self.give_names_back(service).await
         };
-        let started = started.await;
-        // One that runs already is as good as started; one that does not start tells Compose why.
-        call.pass();
-        started
+        match started.await {
+            // One that runs already is as good as started.
+            Ok(()) => call.pass(),
+            // Clients see the restart then, as with Compose: the host does not allow anything else.
+            Err(failure) if failure.exit == Exit::Host => {
+                call.pass();
+                return Err(failure);
+            }
+            // The stand-in serves on, and the next run goes on from there.
+            Err(failure) => call.refuse(failure.to_string()),
+        }
+        Ok(())
     }
 
     async fn give_names_back(&self, service: &str) -> Result<()> {
-        let Some((holder, attached)) = self.holders.lock().await.remove(service) else { return Ok(()) };
-        // Off the networks its names are gone, sooner than with its end; that comes by itself.
+        let Some(holder) = self.holders.lock().await.remove(service) else { return Ok(()) };
+        // Off the networks its names are gone, sooner than with its end.
         let networks = holder.networks.iter().map(|(network, _)| self.deploy.engine.disconnect(&holder.id, network));
         try_join_all(networks).await?;
-        drop(attached);
-        Ok(())
+        self.deploy.engine.remove_all(std::slice::from_ref(&holder.id)).await?;
+        self.switch.forget_ungated(&holder.id).await
     }
 
     /// The real containers have passed their gate: new connections go to them.
@@ -225,6 +251,10 @@ impl<'a> Inside<'a> {
         if led > 0 {
             self.deploy.until_unused(&self.switch, false).await?;
         }
+        for service in self.members.keys() {
+            self.give_names_back(service).await?;
+        }
+        self.switch.let_go().await?;
         Ok(led)
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::future::{Either, join_all, select};
 use handover_core::net::contains;
 use handover_core::observation::Observation;
+use handover_core::redirect::outlasting::Outlasting;
 use handover_core::redirect::peers::{AddressLead, ClosedNetwork, PeerTable};
 use handover_core::redirect::table::{Addresses, Leads, Peer};
-use handover_core::redirect::ungated::Ungated;
 use handover_host::protocol::{LeadCount, PeerState, PeersCounted, PeersLoaded, SessionOp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -47,6 +47,10 @@ struct State {
     ours: BTreeSet<String>,
     /// Addresses of those that were started and have not passed their gate, by the container's id.
     ungated: BTreeMap<String, Addresses>,
+    /// For how long all redirects outlive us, should everything of ours die at once.
+    all_outlast: Option<Duration>,
+    /// Whether what has outlasted us or an earlier run is not needed any more.
+    lets_go: bool,
     /// Peers that run nginx.
     nginx: BTreeSet<String>,
     /// Gateways of the networks, which are no containers.
@@ -133,6 +137,10 @@ impl Switch {
             Ok(started)
         };
         let started = started.await;
+        if started.is_err() {
+            // It may run, at an address that nobody knows: clients would reach it once the networks are open again.
+            let _ = self.engine.stop(&[id.to_owned()]).await;
+        }
         self.starting(|starting| starting.remove(id)).await?;
         started
     }
@@ -165,6 +173,20 @@ impl Switch {
         let mut state = self.state.lock().await;
         state.ungated.remove(&container.id);
         state.leads.forget(&addresses(container));
+        self.load(&mut state).await
+    }
+
+    /// From the next change on all redirects outlive us for so long, should everything of ours die at once.
+    pub(crate) async fn outlast(&self, time: Duration) {
+        self.state.lock().await.all_outlast = Some(time);
+    }
+
+    /// Nobody needs redirects that outlast us any more, nor those of an earlier run.
+    pub(crate) async fn let_go(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.all_outlast = None;
+        state.ungated.clear();
+        state.lets_go = true;
         self.load(&mut state).await
     }
 
@@ -364,21 +386,25 @@ impl Switch {
     }
 
     /// Those of a peer's redirects that are to outlive us.
-    fn ungated(&self, state: &State, redirects: &[AddressLead]) -> Option<Ungated> {
+    /// Those of the host do so only while a container is ungated: on its address more depends there, other deploys' gates above all.
+    fn outlasting(&self, state: &State, peer: &Peer, redirects: &[AddressLead]) -> Option<Outlasting> {
+        let all = state.all_outlast.filter(|_| !peer.sandbox.is_empty());
         let is_ungated =
-            |redirect: &&AddressLead| state.ungated.values().flatten().any(|(_, address)| *address == redirect.from);
-        Some(Ungated {
+            |redirect: &AddressLead| state.ungated.values().flatten().any(|(_, address)| *address == redirect.from);
+        let outlasts = |redirect: &&AddressLead| all.is_some() || is_ungated(redirect);
+        let time = state.all_outlast.or(self.ungated_for).or(state.lets_go.then_some(Duration::ZERO))?;
+        Some(Outlasting {
             project: self.project.clone(),
-            redirects: redirects.iter().filter(is_ungated).copied().collect(),
-            seconds: self.ungated_for?.as_secs(),
+            redirects: redirects.iter().filter(outlasts).copied().collect(),
+            seconds: time.as_secs(),
         })
     }
 
     async fn load(&self, state: &mut State) -> Result<()> {
         let closed = self.closed(state);
-        let table = |peer| {
+        let table = |peer: &Peer| {
             let table = state.leads.table(peer);
-            PeerTable { closed: closed.clone(), ungated: self.ungated(state, &table.leads), ..table }
+            PeerTable { closed: closed.clone(), outlasting: self.outlasting(state, peer, &table.leads), ..table }
         };
         let tables = state.peers.values().map(table).collect();
         let loaded: PeersLoaded = self.session.ask(SessionOp::Peers { tables }).await?;

@@ -1,6 +1,6 @@
 //! Redirects that nobody holds ([`handover_core::redirect::ungated`]), in the network namespace of this thread.
 
-use handover_core::redirect::ungated::{Ungated, rules as rules_of, table_name};
+use handover_core::redirect::outlasting::{Outlasting, rules as rules_of, table_name};
 use nlink::netlink::nftables::Family;
 use nlink::netlink::{Connection, Nftables};
 
@@ -9,7 +9,7 @@ use crate::rules;
 
 /// Puts what is wanted in place of what was there `before`, if that is known: where nobody knows, an earlier run may have left a table.
 /// May be repeated. Killed in between, nothing is redirected beyond whoever holds the other tables.
-pub(crate) async fn load(wanted: &Ungated, before: Option<&Ungated>) -> Result<(), HostError> {
+pub(crate) async fn load(wanted: &Outlasting, before: Option<&Outlasting>) -> Result<(), HostError> {
     if before == Some(wanted) {
         return Ok(());
     }

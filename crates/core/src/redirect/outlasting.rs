@@ -1,12 +1,11 @@
-//! What keeps clients from a rolled container that has not passed its gate when everything of ours dies at once: a dead man's
-//! switch.
+//! Redirects of clients that outlive whoever made them: a dead man's switch.
 //!
-//! The tables in clients' namespaces belong to the session helper and go with it. A new container that is still being gated would
-//! then get every second connection by name, because Compose's name resolves to the old one and to the new one. So beside each such
-//! redirect the kernel holds a second one that belongs to nobody, in a table of its own. It ends by itself when the time is over
-//! that the gate may take: after that the container is what it would be if Compose alone had started it.
+//! The tables in clients' namespaces belong to the session helper and go with it. When everything of ours dies at once, two kinds of
+//! redirects are still needed: those away from a rolled container that has not passed its gate, which would get every second
+//! connection by name, and, once old containers are stopped, those to the stand-in. So beside each of them the kernel holds a second
+//! one that belongs to nobody, in a table of its own, which ends by itself when its time is over.
 //!
-//! A redirect that nobody holds may outlive its addresses, for that long at most; the next run takes it out first of all.
+//! A redirect that nobody holds may outlive its addresses, for that long at most; the next run takes it out.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,14 +16,14 @@ use crate::net::IpVersion;
 use crate::redirect::peers::AddressLead;
 use crate::redirect::rules::{Action, ChainHook, Expiring, Match, Rule, RuleChain, RuleTable};
 
-const UNGATED: &str = "away_from_ungated";
+const CHAIN: &str = "lead_from_client";
 
 /// The redirects of one namespace that nobody holds; without any there is to be no such table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ungated {
+pub struct Outlasting {
     /// Name of the Compose project; the table's name is made of it.
     pub project: String,
-    /// From containers that have not passed their gate to those that serve.
+    /// What is redirected.
     pub redirects: Vec<AddressLead>,
     /// They end by themselves after this time.
     pub seconds: u64,
@@ -33,16 +32,16 @@ pub struct Ungated {
 /// Name of the table. No table of ports and none of a session has such a name: those have a dash behind `handover`, and these the
 /// number of a process at their end.
 pub fn table_name(project: &str) -> String {
-    format!("handover_ungated-{project}")
+    format!("handover_outlasting-{project}")
 }
 
 /// The table that does it, for addresses that [`crate::redirect::peers::rules`] has accepted.
-pub fn rules(ungated: &Ungated) -> RuleTable {
-    let set = |index: usize| format!("ungated-{index}");
-    let time = Duration::from_secs(ungated.seconds);
-    let sets = ungated.redirects.iter().enumerate();
+pub fn rules(outlasting: &Outlasting) -> RuleTable {
+    let set = |index: usize| format!("outlasting-{index}");
+    let time = Duration::from_secs(outlasting.seconds);
+    let sets = outlasting.redirects.iter().enumerate();
     let sets = sets.map(|(index, redirect)| Expiring { name: set(index), address: redirect.from, after: time });
-    let redirects = ungated.redirects.iter().enumerate().flat_map(|(index, redirect)| {
+    let redirects = outlasting.redirects.iter().enumerate().flat_map(|(index, redirect)| {
         let version = match redirect.from {
             IpAddr::V4(_) => IpVersion::V4,
             IpAddr::V6(_) => IpVersion::V6,
@@ -59,10 +58,10 @@ pub fn rules(ungated: &Ungated) -> RuleTable {
         })
     });
     RuleTable {
-        name: table_name(&ungated.project),
+        name: table_name(&outlasting.project),
         expiring: sets.collect(),
         counters: Vec::new(),
-        chains: vec![RuleChain { name: UNGATED, hook: Some(ChainHook::NatOutputLast), rules: redirects.collect() }],
+        chains: vec![RuleChain { name: CHAIN, hook: Some(ChainHook::NatOutputLast), rules: redirects.collect() }],
     }
 }
 
@@ -74,18 +73,18 @@ mod tests {
     fn what_is_not_gated_is_redirected_for_as_long_as_its_gate_may_take() {
         let redirect = |from: &str, to: &str| AddressLead { from: from.parse().unwrap(), to: to.parse().unwrap() };
         let redirects = vec![redirect("172.18.0.3", "172.18.0.2"), redirect("fd00::3", "fd00::2")];
-        let table = rules(&Ungated { project: "shop".to_owned(), redirects, seconds: 120 });
+        let table = rules(&Outlasting { project: "shop".to_owned(), redirects, seconds: 120 });
         assert_eq!(
             table.to_string(),
-            "table inet handover_ungated-shop {
-  set ungated-0 { 172.18.0.3 expires after 120s }
-  set ungated-1 { fd00::3 expires after 120s }
-  chain away_from_ungated {
+            "table inet handover_outlasting-shop {
+  set outlasting-0 { 172.18.0.3 expires after 120s }
+  set outlasting-1 { fd00::3 expires after 120s }
+  chain lead_from_client {
     type nat hook output priority -99
-    ip daddr @ungated-0 oifname != lo syn dnat to 172.18.0.2
-    ip daddr @ungated-0 oifname != lo meta l4proto != tcp dnat to 172.18.0.2
-    ip6 daddr @ungated-1 oifname != lo syn dnat to fd00::2
-    ip6 daddr @ungated-1 oifname != lo meta l4proto != tcp dnat to fd00::2
+    ip daddr @outlasting-0 oifname != lo syn dnat to 172.18.0.2
+    ip daddr @outlasting-0 oifname != lo meta l4proto != tcp dnat to 172.18.0.2
+    ip6 daddr @outlasting-1 oifname != lo syn dnat to fd00::2
+    ip6 daddr @outlasting-1 oifname != lo meta l4proto != tcp dnat to fd00::2
   }
 }
 "
