@@ -177,10 +177,7 @@ impl Compose {
                         self.post(&format!("/containers/{}/stop", extra.id), Value::Null).await?;
                         self.remove(&extra.id).await
                     }
-                    Some(old) if flags.no_recreate || (!flags.force && old.hash == hash(service)) => {
-                        let _ = old;
-                        Ok(())
-                    }
+                    Some(old) if flags.no_recreate || (!flags.force && old.hash == hash(service)) => Ok(()),
                     Some(old) => self.recreate(project, document, name, service, old).await,
                     None => {
                         let number = index as u64 + 1;

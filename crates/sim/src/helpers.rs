@@ -287,19 +287,19 @@ impl Helper {
             let mut changed = helper.sim.world().changed.subscribe();
             let process = process_of(&drain.sandbox);
             let mut deadline = None;
-            let left = loop {
+            loop {
                 let word = words.borrow_and_update().get(&id).copied();
                 let open = {
                     let world = helper.sim.world();
                     world.containers.values().find(|one| one.process() == process).map_or(0, |one| one.open)
                 };
                 match word {
-                    Some(Word::Leave) | None => break 0,
-                    Some(Word::Proceed) if open == 0 && !drain.lasts => break 0,
+                    Some(Word::Leave) | None => break,
+                    Some(Word::Proceed) if open == 0 && !drain.lasts => break,
                     Some(Word::Proceed) => {
                         let end = *deadline.get_or_insert(Instant::now() + Duration::from_millis(drain.deadline_ms));
                         if end <= Instant::now() {
-                            break open;
+                            break;
                         }
                     }
                     Some(Word::Hold) => deadline = None,
@@ -310,8 +310,7 @@ impl Helper {
                     gone = changed.changed() => if gone.is_err() { return },
                     () = until(deadline) => {}
                 }
-            };
-            let _ = left;
+            }
             helper.drains.send_modify(|words| {
                 words.remove(&id);
             });

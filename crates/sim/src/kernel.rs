@@ -14,6 +14,9 @@ use crate::world::{Container, World};
 /// The host's own address.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
+/// The port at which every program in this world listens.
+const SERVED: u16 = 80;
+
 /// Who takes a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -105,7 +108,10 @@ impl World {
         self.containers.values().filter(|one| one.runs()).find(has).map_or(Taken::Refused, taken)
     }
 
-    fn at_address(&self, address: IpAddr, _port: u16) -> Taken {
+    fn at_address(&self, address: IpAddr, port: u16) -> Taken {
+        if port != SERVED {
+            return Taken::Refused;
+        }
         let has = |container: &&Container| {
             container.attached.values().any(|one| one.address.map(IpAddr::V4) == Some(address))
         };
